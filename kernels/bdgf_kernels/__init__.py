@@ -1,0 +1,1 @@
+"""Kernels of BDGF-JAX, a distribution of their own."""
