@@ -1,0 +1,1 @@
+"""Files to a `Scene`: arrays on one grid, labels, splits, geo-reference; and patches gathered from it."""

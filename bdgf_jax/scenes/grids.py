@@ -1,0 +1,131 @@
+"""Bringing images from different grids onto one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from affine import Affine
+from jaxtyping import Shaped
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+
+from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.scene import Georeference
+
+# Two files of one product often differ in the ninth digit of their origin.
+SAME_PLACE_PIXELS = 0.01
+# The warper holds its bands in float32 twice; a few at once keep hundreds of bands within the scene's own memory.
+BANDS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows and columns, and where they lie."""
+
+    shape: tuple[int, int]
+    georeference: Georeference | None
+
+    def holds(self, other: "Grid") -> bool:
+        """Whether the other's pixels are this grid's pixels. Without two geo-references equal shapes must do."""
+        if self.shape != other.shape:
+            return False
+        if self.georeference is None or other.georeference is None:
+            return True
+        if not _same_crs(self.georeference.crs, other.georeference.crs):
+            return False
+        to_pixels = ~Affine(*self.georeference.transform) * Affine(*other.georeference.transform)
+        height, width = self.shape
+        return all(
+            np.abs(np.subtract(to_pixels * corner, corner)).max() < SAME_PLACE_PIXELS
+            for corner in [(0, 0), (width, 0), (0, height), (width, height)]
+        )
+
+    def describe(self) -> str:
+        """Size, pixel size and reference system, in words."""
+        text = f"{self.shape[0]} × {self.shape[1]}"
+        if self.georeference is None:
+            return f"{text} without geo-reference"
+        a, b, _, d, e, _ = self.georeference.transform
+        step = round(float(np.hypot(a, d)), 6), round(float(np.hypot(b, e)), 6)
+        spacing = f"{step[0]:g}" if step[0] == step[1] else f"{step[0]:g} × {step[1]:g}"
+        return f"{text} at {spacing} ({short_crs(self.georeference.crs)})"
+
+
+def resample(
+    values: Shaped[np.ndarray, "h w c"],
+    valid: Shaped[np.ndarray, "h w"],
+    source: Grid,
+    target: Grid,
+    method: str,
+    *,
+    what: str,
+) -> tuple[Shaped[np.ndarray, "H W c"], Shaped[np.ndarray, "H W"]]:
+    """Samples an image at the pixels of another grid.
+
+    Invalid pixels take no part in any weighted mean. A target pixel is valid where its centre falls on a valid source pixel.
+
+    Args:
+      values: the image; float for every method but "nearest".
+      valid: pixels that hold a measurement.
+      source: the image's grid.
+      target: the grid that is wanted.
+      method: a name of `rasterio.enums.Resampling`: "nearest", "bilinear", "cubic", "average" …
+      what: what the image is called in messages.
+
+    Raises:
+      InputError: for an unknown method, for grids of different size where one has no geo-reference, and where they do
+        not overlap.
+    """
+    if source.georeference is None or target.georeference is None:
+        raise InputError(
+            f"{what} is {source.describe()} pixels, the reference grid {target.describe()}: grids of different size can"
+            " only be joined where both are geo-referenced. Resample one of the files, or check that it is the right one."
+        )
+    names = [entry.name for entry in Resampling if entry.name != "gauss"]
+    if method not in names:
+        raise InputError(f"scene.resampling is '{method}', expected one of {', '.join(names)}.")
+    place = {
+        "src_transform": Affine(*source.georeference.transform),
+        "dst_transform": Affine(*target.georeference.transform),
+        **_reference_systems(source.georeference.crs, target.georeference.crs),
+    }
+    on_target = np.zeros(target.shape, np.uint8)
+    reproject(valid.astype(np.uint8), on_target, resampling=Resampling.nearest, **place)
+    covered = on_target > 0
+    if not covered.any():
+        raise InputError(
+            f"{what} ({source.describe()}) does not overlap the reference grid ({target.describe()}); check that the files"
+            " show one place, and their reference systems."
+        )
+    bands = values.shape[2]
+    sampled = np.zeros((*target.shape, bands), values.dtype)
+    for start in range(0, bands, BANDS_AT_ONCE):
+        chunk = np.moveaxis(values[..., start : start + BANDS_AT_ONCE], -1, 0).astype(np.float32)
+        chunk[:, ~valid] = np.nan
+        warped = np.full((len(chunk), *target.shape), np.nan, np.float32)
+        reproject(
+            chunk, warped, src_nodata=np.nan, dst_nodata=np.nan, resampling=Resampling[method], num_threads=2, **place
+        )
+        covered &= np.isfinite(warped).all(axis=0)
+        sampled[..., start : start + BANDS_AT_ONCE] = np.moveaxis(np.nan_to_num(warped, nan=0.0), 0, -1)
+    sampled[~covered] = 0
+    return sampled, covered
+
+
+def short_crs(crs: str | None) -> str:
+    """The EPSG code where there is one, else the system's name."""
+    if crs is None:
+        return "no reference system"
+    system = CRS.from_user_input(crs)
+    code = system.to_epsg()
+    return f"EPSG:{code}" if code else system.to_wkt().split('"')[1]
+
+
+def _same_crs(first: str | None, second: str | None) -> bool:
+    # A file that gives a transform and no system is taken to be in the other's.
+    return first is None or second is None or CRS.from_user_input(first) == CRS.from_user_input(second)
+
+
+def _reference_systems(source: str | None, target: str | None) -> dict[str, str]:
+    known = source or target or "EPSG:3857"
+    return {"src_crs": source or known, "dst_crs": target or known}

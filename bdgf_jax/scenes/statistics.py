@@ -1,0 +1,150 @@
+"""Statistics of a modality's bands: principal components of unit variance, or bands of unit variance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.scene import Modality
+
+# float32 images carry about 7 digits: variance below this share of the largest is rounding, not signal.
+NUMERICALLY_ZERO = 1e-10
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class BandTransform:
+    """An affine map of a pixel's bands, y = (x - mean) projection; it travels with the model that was trained on it.
+
+    Args:
+      mean: mean of each band, in the sensor's units.
+      projection: principal directions divided by their standard deviation ("whiten"), or a diagonal ("standardise").
+      explained: share of the bands' total variance that each output carries.
+      bands: names of the bands, in the order that the columns stand for.
+      mode: "whiten" or "standardise".
+    """
+
+    mean: Float[np.ndarray, " c"]
+    projection: Float[np.ndarray, "c k"]
+    explained: Float[np.ndarray, " k"]
+    bands: tuple[str, ...]
+    mode: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Lists and strings for JSON, exact to the last bit."""
+        return {
+            "mean": self.mean.tolist(),
+            "projection": self.projection.tolist(),
+            "explained": self.explained.tolist(),
+            "bands": list(self.bands),
+            "mode": self.mode,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "BandTransform":
+        """The transform that `to_dict` described."""
+        return cls(
+            mean=np.asarray(fields["mean"], np.float64),
+            projection=np.asarray(fields["projection"], np.float64),
+            explained=np.asarray(fields["explained"], np.float64),
+            bands=tuple(fields["bands"]),
+            mode=fields["mode"],
+        )
+
+
+def fit_band_transform(modality: Modality, *, mode: str = "whiten", components: int = 30) -> BandTransform:
+    """Fits a transform on the valid pixels of a modality, in float64.
+
+    "whiten" keeps the leading principal components, each divided by its standard deviation; neighbouring bands are so
+    alike that a denoiser would otherwise average the noise away. "standardise" divides each band by its own standard
+    deviation and keeps all of them; a constant band becomes 0.
+
+    Args:
+      modality: the image whose bands are described.
+      mode: "whiten" or "standardise".
+      components: at most so many components are kept by "whiten"; those without variance never are.
+
+    Raises:
+      InputError: for an unknown mode, and for an image without a valid pixel or with one value everywhere.
+    """
+    if mode not in ("whiten", "standardise"):
+        raise InputError(f"scene.statistics.mode is '{mode}', expected 'whiten' or 'standardise'.")
+    if mode == "whiten" and components < 1:
+        raise InputError(f"scene.statistics.components is {components}, expected 1 or more.")
+    if not modality.valid.any():
+        raise InputError(
+            f"band '{modality.bands[0]}' has no valid pixel; check the nodata value of this modality in the configuration."
+        )
+    mean, covariance = _moments(modality.image[modality.valid])
+    variance = np.diag(covariance)
+    if not variance.max() > 0:
+        raise InputError(
+            f"band '{modality.bands[0]}' holds {mean[0]:g} at every pixel, and no other band of its modality varies;"
+            " leave this modality out of scene.modalities."
+        )
+    if mode == "standardise":
+        varies = variance > 0
+        scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
+        return BandTransform(mean, np.diag(scale), variance / variance.sum(), modality.bands, mode)
+    eigenvalues, directions = np.linalg.eigh(covariance)
+    eigenvalues, directions = eigenvalues[::-1], directions[:, ::-1]
+    kept = min(components, int((eigenvalues > NUMERICALLY_ZERO * eigenvalues[0]).sum()))
+    eigenvalues, directions = eigenvalues[:kept], directions[:, :kept]
+    # An eigenvector's sign is arbitrary; its largest entry is made positive, so that two machines agree.
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, np.arange(kept)])
+    explained = eigenvalues / variance.sum()
+    return BandTransform(mean, directions / np.sqrt(eigenvalues), explained, modality.bands, mode)
+
+
+def apply_band_transform(transform: BandTransform, modality: Modality) -> Float[np.ndarray, "h w k"]:
+    """Transforms an image; float32, exactly 0 where it is not valid.
+
+    Raises:
+      InputError: where the bands are not those, in that order, that the transform was fitted on.
+    """
+    _check_bands(transform.bands, modality.bands)
+    height, width, bands = modality.image.shape
+    pixels = modality.image.reshape(-1, bands)
+    transformed = np.empty((len(pixels), transform.projection.shape[1]), np.float32)
+    for start in range(0, len(pixels), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        transformed[rows] = (pixels[rows].astype(np.float64) - transform.mean) @ transform.projection
+    transformed = transformed.reshape(height, width, -1)
+    transformed[~modality.valid] = 0
+    return transformed
+
+
+def _moments(pixels: Float[np.ndarray, "n c"]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c c"]]:
+    """Mean and covariance, in two passes and by chunks: hundreds of bands in float64 would double the scene's memory."""
+    count, bands = pixels.shape
+    chunks = [pixels[start : start + ROWS_AT_ONCE] for start in range(0, count, ROWS_AT_ONCE)]
+    mean = np.sum([chunk.sum(axis=0, dtype=np.float64) for chunk in chunks], axis=0) / count
+    scatter = np.zeros((bands, bands))
+    for chunk in chunks:
+        centred = chunk.astype(np.float64) - mean
+        scatter += centred.T @ centred
+    constant = pixels.min(axis=0) == pixels.max(axis=0)
+    # The mean of a constant band is off by rounding, which would count as variance.
+    scatter[constant, :] = 0
+    scatter[:, constant] = 0
+    return mean, scatter / count
+
+
+def _check_bands(expected: tuple[str, ...], given: tuple[str, ...]) -> None:
+    if expected == given:
+        return
+    missing = [band for band in expected if band not in given]
+    foreign = [band for band in given if band not in expected]
+    if missing or foreign or len(expected) != len(given):
+        raise InputError(
+            f"the bands are not those that the model was trained on: missing {missing[:8]}, not known to it {foreign[:8]};"
+            " select the model's bands with `bands` in scene.modalities."
+        )
+    place = next(i for i, (band, other) in enumerate(zip(expected, given)) if band != other)
+    raise InputError(
+        f"band {place + 1} is '{given[place]}' where the model was trained on '{expected[place]}': the same bands in"
+        " another order; put them in the model's order with `bands` in scene.modalities."
+    )
