@@ -1,5 +1,7 @@
 """Agreement of a map with its reference: confusion matrix, overall and average accuracy, Cohen's kappa."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -29,7 +31,7 @@ def confusion_matrix(
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def scores(confusion: Int[np.ndarray, "k k"]) -> dict[str, float | list[float]]:
+def scores(confusion: Int[np.ndarray, "k k"]) -> dict[str, Any]:
     """Accuracies of a confusion matrix n_ij, as fractions.
 
         OA = Σ_i n_ii / n,    p_i = n_ii / n_i·,    AA = mean of p_i over the classes with n_i· > 0,

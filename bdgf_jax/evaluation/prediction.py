@@ -44,7 +44,7 @@ def predict_scene(
     stride: int,
     batch_size: int,
     where: Bool[np.ndarray, "h w"] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int], object] | None = None,
 ) -> dict[str, Float[np.ndarray, "h w k"]]:
     """Probabilities of every pixel, each the mean over the windows that show it.
 
@@ -55,7 +55,7 @@ def predict_scene(
       stride: distance of neighbouring windows in pixels, at most s; s is fastest, smaller strides average.
       where: pixels that are wanted. The others are 0 in the answer, and windows that hold no wanted pixel are not
         computed; the wanted ones come out as they would without `where`.
-      on_progress: called with the number of windows that a batch has added and the number there are in all.
+      on_progress: called with the number of windows that a batch has added; `window_centres` says how many there are.
 
     Raises:
       InputError: `stride` is larger than the window.
@@ -78,7 +78,7 @@ def predict_scene(
             for name, window in windows.items():
                 sums[name][at] += window[:, *offset]
         if on_progress is not None:
-            on_progress(len(chunk), len(centres))
+            on_progress(len(chunk))
 
     in_flight = deque()
     for start in range(0, len(centres), batch_size):
