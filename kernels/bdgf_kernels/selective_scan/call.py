@@ -1,0 +1,91 @@
+"""The canonical form of a call: what `api` hands to every implementation, so that none has to validate again."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """The sequence in which a scan visits the L rows of its inputs.
+
+    Args:
+      reverse: start at the last row.
+      grid: (height, width) of the grid that the rows tile; given, the scan walks down its columns,
+        not along its rows.
+    """
+
+    reverse: bool = False
+    grid: tuple[int, int] | None = None
+
+    def row(self, step: Any, length: int) -> Any:
+        """Returns the row visited at `step`: integers, NumPy arrays and traced indices alike."""
+        if self.reverse:
+            step = length - 1 - step
+        if self.grid is None:
+            return step
+        height, width = self.grid
+        return step % height * width + step // height
+
+    def step(self, row: Any, length: int) -> Any:
+        """Returns the step at which `row` is visited: the inverse of `row`."""
+        if self.grid is not None:
+            height, width = self.grid
+            row = row % width * height + row // width
+        return length - 1 - row if self.reverse else row
+
+
+class Operands(NamedTuple):
+    """The arrays of a call with k scans (directions) over the same b sequences of L rows.
+
+    `delta` may have one entry for all scans (k' = 1) or one each (k' = k). Channel c belongs to group c // (d / g).
+    `A`, `D`, `delta_bias` and `initial_state` are float32, the others float32 or one of the half-precision types.
+    """
+
+    u: Float[Array, " b l d"]
+    delta: Float[Array, "b l kd d"]
+    A: Float[Array, "k d n"]
+    B: Float[Array, "b l k g n"]
+    C: Float[Array, "b l k g n"]
+    D: Float[Array, "k d"] | None = None
+    z: Float[Array, "b l d"] | None = None
+    delta_bias: Float[Array, "k d"] | None = None
+    initial_state: Float[Array, "b k d n"] | None = None
+    reset: Bool[Array, "b l"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What of a call is known while tracing.
+
+    Args:
+      orders: the order of each of the k scans.
+      delta_softplus: whether the step size is softplus(delta + delta_bias).
+      final_state: whether the caller wants the state after the last step; an implementation returns None otherwise.
+    """
+
+    orders: tuple[Order, ...] = (Order(),)
+    delta_softplus: bool = False
+    final_state: bool = False
+
+
+class Sizes(NamedTuple):
+    """Lengths of a call's axes: batch, rows, channels, scans, groups, states."""
+
+    b: int
+    l: int  # noqa: E741 -- the field's name for the axis
+    d: int
+    k: int
+    g: int
+    n: int
+
+
+def sizes(operands: Operands) -> Sizes:
+    """Reads the axes' lengths off the arrays."""
+    b, length, d = operands.u.shape
+    k, g, n = operands.B.shape[2:]
+    return Sizes(b, length, d, k, g, n)
+
+
+Outputs = tuple[Float[Array, "b l d"], Float[Array, "b k d n"] | None]

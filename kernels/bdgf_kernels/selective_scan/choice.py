@@ -1,0 +1,65 @@
+"""Which implementation serves a call: the one that is named, or the fastest for the platform that is compiled for."""
+
+import logging
+from collections.abc import Sequence
+from types import ModuleType
+
+import jax
+
+from bdgf_kernels.selective_scan import associative, reference
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, sizes
+
+IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "associative": associative}
+"""Every implementation that exists, by name: modules with `supports` and `scan`."""
+
+FASTEST_FIRST = {
+    "cpu": ("reference",),
+    "cuda": ("reference",),
+    "rocm": ("reference",),
+    "tpu": ("reference",),
+}
+"""What is tried, in order, by the platform of the compilation."""
+
+logger = logging.getLogger(__name__)
+
+
+def implementations() -> tuple[str, ...]:
+    """Names what `implementation=` may say."""
+    return tuple(IMPLEMENTATIONS)
+
+
+def scan(operands: Operands, options: Options, implementation: str | Sequence[str] | None) -> Outputs:
+    """Runs the call by the implementation that is named, the first of several that serves it, or the default.
+
+    The default follows the target of the compilation (`jax.lax.platform_dependent`), not the host's devices.
+
+    Raises:
+      ValueError: a name that no implementation has.
+      NotImplementedError: none of those named serves the call, with every reason.
+    """
+    if implementation is not None:
+        names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
+        return IMPLEMENTATIONS[first_that_serves(names, operands, options)].scan(operands, options)
+    chosen = {name: first_that_serves(names, operands, options) for name, names in FASTEST_FIRST.items()}
+    logger.info("selective_scan %s %s: %s", sizes(operands), options, chosen)
+    if len(set(chosen.values())) == 1:
+        return IMPLEMENTATIONS[chosen["cpu"]].scan(operands, options)
+
+    def branch(name):
+        return lambda operands: IMPLEMENTATIONS[name].scan(operands, options)
+
+    return jax.lax.platform_dependent(operands, **{platform: branch(name) for platform, name in chosen.items()})
+
+
+def first_that_serves(names: Sequence[str], operands: Operands, options: Options) -> str:
+    """Returns the first name whose implementation serves the call."""
+    reasons = []
+    for name in names:
+        if name not in IMPLEMENTATIONS:
+            raise ValueError(f"implementation {name!r} does not exist; there are {', '.join(IMPLEMENTATIONS)}.")
+        reason = IMPLEMENTATIONS[name].supports(operands, options)
+        if reason is None:
+            return name
+        reasons.append(NotImplementedError(f"{name}: {reason}"))
+    message = "No implementation serves this call. " + " ".join(map(str, reasons))
+    raise NotImplementedError(message) from ExceptionGroup("each for a reason of its own", reasons)
