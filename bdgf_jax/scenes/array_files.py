@@ -143,5 +143,6 @@ def _refuse_objects(path: Path, key: str, dtype: np.dtype) -> None:
     if dtype.hasobject:
         place = f"{path}, array '{key}'," if key else f"{path}"
         raise InputError(
-            f"{place} holds pickled Python objects, which can run code when opened and are never read; save a numeric array."
+            f"{place} holds pickled Python objects, which can run code when opened and are never read; save a numeric"
+            " array."
         )

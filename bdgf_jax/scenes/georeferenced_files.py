@@ -43,7 +43,8 @@ def read_georeferenced_file(path: Path) -> Raster:
                 )
         except RasterioError as error:
             raise InputError(
-                f"{path} cannot be read as GeoTIFF or ENVI ({error}); it may be cut short, damaged or of another format."
+                f"{path} cannot be read as GeoTIFF or ENVI ({error}); it may be cut short, damaged or of another"
+                " format."
             ) from error
 
 
@@ -68,10 +69,8 @@ def _check_envi_size(path: Path, dataset: rasterio.DatasetReader) -> None:
     tags = dataset.tags(ns="ENVI")
     expected = dataset.count * dataset.height * dataset.width * np.dtype(dataset.dtypes[0]).itemsize
     expected += int(tags.get("header_offset", 0))
-    if tags.get("file_compression", "0").strip() == "1":
-        found = _inflated_size(path)
-    else:
-        found = path.stat().st_size
+    compressed = tags.get("file_compression", "0").strip() == "1"
+    found = _inflated_size(path) if compressed else path.stat().st_size
     if found < expected:
         raise InputError(f"{path} is cut short: its header promises {expected} bytes, the file holds {found}.")
 

@@ -62,7 +62,8 @@ def resample(
 ) -> tuple[Shaped[np.ndarray, "H W c"], Shaped[np.ndarray, "H W"]]:
     """Samples an image at the pixels of another grid.
 
-    Invalid pixels take no part in any weighted mean. A target pixel is valid where its centre falls on a valid source pixel.
+    Invalid pixels take no part in any weighted mean. A target pixel is valid where its centre falls on a valid source
+    pixel.
 
     Args:
       values: the image; float for every method but "nearest".
@@ -79,7 +80,8 @@ def resample(
     if source.georeference is None or target.georeference is None:
         raise InputError(
             f"{what} is {source.describe()} pixels, the reference grid {target.describe()}: grids of different size can"
-            " only be joined where both are geo-referenced. Resample one of the files, or check that it is the right one."
+            " only be joined where both are geo-referenced. Resample one of the files, or check that it is the right"
+            " one."
         )
     names = [entry.name for entry in Resampling if entry.name != "gauss"]
     if method not in names:
@@ -94,8 +96,8 @@ def resample(
     covered = on_target > 0
     if not covered.any():
         raise InputError(
-            f"{what} ({source.describe()}) does not overlap the reference grid ({target.describe()}); check that the files"
-            " show one place, and their reference systems."
+            f"{what} ({source.describe()}) does not overlap the reference grid ({target.describe()}); check that the"
+            " files show one place, and their reference systems."
         )
     bands = values.shape[2]
     sampled = np.zeros((*target.shape, bands), values.dtype)

@@ -18,7 +18,7 @@ PALETTE = (
 # What maps of land cover are usually painted in; taken where a class bears such a name and the configuration no colour.
 FAMILIAR_COLOURS = {
     "water": "#2f6fb5", "trees": "#1b6e3c", "tree": "#1b6e3c", "forest": "#1b6e3c", "woodland": "#1b6e3c",
-    "flooded vegetation": "#5fb3a8", "crops": "#e6b422", "arable land": "#e6b422", "built": "#c0392b", "roof": "#c0392b",
+    "flooded vegetation": "#5fb3a8", "crops": "#e6b422", "arable land": "#e6b422", "built": "#c0392b", "roof":"
     "bare": "#b8a58c", "soil": "#9c6b3f", "rangeland": "#c5d86d", "grass": "#8fc95b", "low vegetation": "#8fc95b",
     "pavement": "#6e6e78", "other": "#a569bd",
 }  # fmt: skip
@@ -51,38 +51,32 @@ def read_labels(
     """
     findings: list[Finding] = []
     numbers = _whole_numbers(values, valid, what, findings)
-    names, colours = _by_value(names, "names"), _by_value(colours, "colours")
-    unlabelled = _unlabelled_values(numbers[valid], set(ignore), names, what, findings)
+    named, coloured = _by_value(names, "names"), _by_value(colours, "colours")
+    unlabelled = _unlabelled_values(numbers[valid], set(ignore), named, what, findings)
     labelled = valid & ~np.isin(numbers, list(unlabelled))
     found = [int(value) for value in np.unique(numbers[labelled])]
-    if names and found and _is_off_by_one(found, names):
+    if named and found and _is_off_by_one(found, named):
+        shifted = f"{found[0] + 1} … {found[-1] + 1}"
+        message = f"{what} holds {found[0]} … {found[-1]}; read as {shifted}, which the names say."
+        findings.append(Finding("warning", "labels", message))
         numbers, found = numbers + 1, [value + 1 for value in found]
-        findings.append(
-            Finding(
-                "warning",
-                "labels",
-                f"{what} holds {found[0] - 1} … {found[-1] - 1} where the names say {found[0]} …"
-                f" {found[-1]}; read as one lower than the names.",
-            )  # fmt: skip
-        )
-    unknown = [value for value in found if names and value not in names]
+    unknown = [value for value in found if named and value not in named]
     if unknown:
         raise InputError(
-            f"{what} holds the values {found}, but scene.labels.names has no name for {unknown}; name them, or list them in"
-            " scene.labels.ignore if they mean unlabelled."
+            f"{what} holds the values {found}, but scene.labels.names has no name for {unknown}; name them, or list"
+            " them in scene.labels.ignore if they mean unlabelled."
         )
     if len(found) < 2:
         raise InputError(
-            f"{what} holds the classes {found} besides the unlabelled values {sorted(unlabelled)}; two or more are needed."
-            " Check the file, and scene.labels.ignore."
+            f"{what} holds the classes {found} besides the unlabelled values {sorted(unlabelled)}; two or more are"
+            " needed. Check the file, and scene.labels.ignore."
         )
-    absent = [names[value] for value in names if value not in found]
+    absent = [named[value] for value in named if value not in found]
     if absent:
         findings.append(Finding("info", "labels", f"no pixel of {', '.join(absent)}; left out of the class table."))
     labels = np.full(values.shape, UNLABELLED, np.int32)
     labels[labelled] = np.searchsorted(found, numbers[labelled]).astype(np.int32)
-    table = class_table({value: names.get(value, f"class {value}") for value in found}, colours)
-    return labels, table, findings
+    return labels, class_table({value: named.get(value, f"class {value}") for value in found}, coloured), findings
 
 
 def class_table(names: Mapping[int, str], colours: Mapping[int, str]) -> tuple[LandCover, ...]:

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
-from ml_collections import ConfigDict
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.grids import Grid, resample, short_crs
@@ -17,8 +17,11 @@ from bdgf_jax.scenes.splits import Blocks, Split, split_blocks, split_masks, spl
 from bdgf_jax.scenes.synthetic import synthetic_scene
 
 
-def load_scene(config: ConfigDict) -> Scene:
+def load_scene(config: Any) -> Scene:
     """Reads or makes the scene that the `scene` section of a configuration describes, and splits its labels.
+
+    Args:
+      config: the `scene` section, an `ml_collections.ConfigDict`.
 
     Raises:
       InputError: for a file, field or value that cannot be used, with the likely fix.
@@ -35,11 +38,12 @@ def load_scene(config: ConfigDict) -> Scene:
     return _with_split(scene, _split(scene, config), config)
 
 
-def _read_files(config: ConfigDict) -> Scene:
+def _read_files(config: Any) -> Scene:
     fields = config.modalities
     if len(fields) < 2:
         raise InputError(
-            f"scene.modalities holds {list(fields)}; a multimodal scene needs two modalities or more, each with a `file`."
+            f"scene.modalities holds {list(fields)}; a multimodal scene needs two modalities or more, each with a"
+            " `file`."
         )
     reference = config.reference or next(iter(fields))
     if reference not in fields:
@@ -85,7 +89,7 @@ def _reference_grid(reference: str, rasters: dict[str, Raster]) -> tuple[Grid, l
     return Grid(chosen.shape, None), []
 
 
-def _labels(config: ConfigDict, grid: Grid) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...], list[Finding]]:
+def _labels(config: Any, grid: Grid) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...], list[Finding]]:
     options = config.labels
     names = dict(options.names)
     if options.file:
@@ -104,7 +108,7 @@ def _labels(config: ConfigDict, grid: Grid) -> tuple[Int[np.ndarray, "h w"], tup
     return labels, classes, findings + found
 
 
-def _labels_from_masks(config: ConfigDict, grid: Grid):
+def _labels_from_masks(config: Any, grid: Grid):
     """Some scenes come without a label image: their training and test images hold the classes themselves."""
     train = _mask_values(config, "train", grid)
     test = _mask_values(config, "test", grid) if config.split.test_file else np.zeros_like(train)
@@ -125,7 +129,7 @@ def _on_grid(raster: Raster, grid: Grid, what: str) -> tuple[Shaped[np.ndarray, 
     return values[..., 0], valid, [Finding("info", "labels", message)]
 
 
-def _split(scene: Scene, config: ConfigDict) -> Split:
+def _split(scene: Scene, config: Any) -> Split:
     options = config.split
     blocks = Blocks(
         side=options.block,
@@ -153,7 +157,7 @@ def _split(scene: Scene, config: ConfigDict) -> Split:
     return split_masks(labels, train, test, blocks)
 
 
-def _mask_values(config: ConfigDict, name: str, grid: Grid) -> Shaped[np.ndarray, "h w"]:
+def _mask_values(config: Any, name: str, grid: Grid) -> Shaped[np.ndarray, "h w"]:
     """A mask from an image, or from a list of (row, column) pairs counted from 0."""
     file, key = config.split[f"{name}_file"], config.split[f"{name}_key"]
     path = _path(config, file)
@@ -179,8 +183,8 @@ def _mask_of_indices(indices: Shaped[np.ndarray, "n 2"], shape: tuple[int, int],
     return mask
 
 
-def _with_split(scene: Scene, split: Split, config: ConfigDict) -> Scene:
-    """The scene with its masks; classes that the split leaves out leave the class table, their pixels are unlabelled."""
+def _with_split(scene: Scene, split: Split, config: Any) -> Scene:
+    """The scene with its masks. Classes that the split leaves out leave the class table, too."""
     kept = [k for k in range(len(scene.classes)) if k not in split.dropped]
     if not split.dropped:
         return replace(scene, masks=split.masks, split=split.description)
@@ -206,13 +210,13 @@ def _with_split(scene: Scene, split: Split, config: ConfigDict) -> Scene:
     )
 
 
-def _path(config: ConfigDict, file: str) -> Path:
+def _path(config: Any, file: str) -> Path:
     if not file:
         raise InputError("a `file` in scene.modalities is empty; give the file's name, relative to scene.folder.")
     return Path(config.folder).expanduser() / Path(file).expanduser()
 
 
-def _sources(config: ConfigDict) -> tuple[Source, ...]:
+def _sources(config: Any) -> tuple[Source, ...]:
     files = [options.file for options in config.modalities.values()] + [config.labels.file]
     if config.split.kind == "masks":
         files += [config.split.train_file, config.split.test_file]

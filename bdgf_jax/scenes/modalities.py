@@ -40,14 +40,14 @@ def build_modality(
     if wavelengths is not None:
         wavelengths = tuple(float(wavelength) for wavelength in wavelengths)
     image, measured = _scaled(name, raster, options.get("scale", ""))
-    for band, any_valid in zip(bands, measured.any(axis=(0, 1))):
+    for band, any_valid in zip(bands, np.any(measured, axis=(0, 1)).tolist()):
         if not any_valid:
             raise InputError(
-                f"{raster.path}: band '{band}' of modality '{name}' has no valid pixel; leave it out with `bands`, or check"
-                " the nodata value."
+                f"{raster.path}: band '{band}' of modality '{name}' has no valid pixel; leave it out with `bands`, or"
+                " check the nodata value."
             )
     findings = []
-    valid = measured.all(axis=2)
+    valid = np.asarray(measured.all(axis=2))
     holes = int((measured.any(axis=2) & ~valid).sum())
     if holes:
         findings.append(Finding("warning", name, f"{holes} pixels lack some of the bands and are left out altogether."))
@@ -80,7 +80,8 @@ def _scaled(name: str, raster: Raster, scale: str) -> tuple[Float[np.ndarray, "h
         )
     if np.iscomplexobj(raster.values):
         raise InputError(
-            f"{raster.path}: modality '{name}' holds complex values; give amplitudes, phases or intensities as real bands."
+            f"{raster.path}: modality '{name}' holds complex values; give amplitudes, phases or intensities as real"
+            " bands."
         )
     measured = raster.valid
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):

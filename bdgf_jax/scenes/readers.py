@@ -52,7 +52,8 @@ def read_raster(path: Path, *, key: str = "", bands: Sequence[int] = (), nodata:
       nodata: a value that marks missing pixels, besides the one that the file declares and NaN.
 
     Raises:
-      InputError: where the file is missing, is cut short, is not what its name says, holds pickled objects or no such key.
+      InputError: where the file is missing, is cut short, is not what its name says, holds pickled objects or no such
+        key.
     """
     values = _open(path, key)
     return _mark_nodata(_select(values, bands), nodata)
@@ -82,7 +83,8 @@ def existing_file(path: Path) -> Path:
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     present = sorted(entry.name for entry in folder.iterdir())[:8]
     raise InputError(
-        f"{path} does not exist; {folder} holds {', '.join(present) or 'nothing'}. Check scene.folder and the file's name."
+        f"{path} does not exist; {folder} holds {', '.join(present) or 'nothing'}. Check scene.folder and the file's"
+        " name."
     )
 
 
@@ -116,8 +118,8 @@ def _open(path: Path, key: str) -> Raster:
             values = values[:, :, None]
         if values.ndim != 3 or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
             raise InputError(
-                f"{path}, variable '{key}': an image of rows × columns × bands is expected, it holds {values.dtype} values"
-                f" of shape {' × '.join(map(str, values.shape))}."
+                f"{path}, variable '{key}': an image of rows × columns × bands is expected, it holds {values.dtype}"
+                f" values of shape {' × '.join(map(str, values.shape))}."
             )
         return Raster(path, values, _finite(values), _numbered(values.shape[2]))
     from bdgf_jax.scenes.georeferenced_files import read_georeferenced_file

@@ -1,7 +1,7 @@
 """A scene: what several sensors saw of one place, on one grid, with labels and the masks that split them."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -33,7 +33,7 @@ class Modality:
 
 @dataclass(frozen=True)
 class Georeference:
-    """Where the grid lies: x = a * column + b * row + c, y = d * column + e * row + f, in the units of `crs` (WKT or EPSG)."""
+    """Where the grid lies: x = a column + b row + c, y = d column + e row + f, in the units of `crs` (WKT or EPSG)."""
 
     crs: str | None
     transform: tuple[float, float, float, float, float, float]
@@ -92,7 +92,7 @@ class Scene:
     georeference: Georeference | None
     sources: tuple[Source, ...] = ()
     findings: tuple[Finding, ...] = ()
-    split: str = field(default="no split")
+    split: str = "no split"
 
     def __post_init__(self):
         if len(self.modalities) < 2:
@@ -129,7 +129,7 @@ class Scene:
 
 
 def check_modalities(expected: Iterable[str], given: Iterable[str]) -> None:
-    """Raises an InputError that names the odd one, unless both hold the same modalities (mappings are read by their keys)."""
+    """Raises an InputError that names the odd one, unless both hold the same modalities."""
     expected, given = list(expected), list(given)
     for name in given:
         if name not in expected:
@@ -152,7 +152,7 @@ def class_counts(labels: Int[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], 
     return np.bincount(inside, minlength=classes)
 
 
-def _listed(names: Mapping | Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "none"
 
 

@@ -38,13 +38,13 @@ class Blocks:
     def __post_init__(self):
         if self.side < 1 or self.per_class < 1 or self.guard < 0:
             raise InputError(
-                f"scene.split: block {self.side}, per_class {self.per_class} and guard {self.guard} must be at least 1, 1"
-                " and 0."
+                f"scene.split: block {self.side}, per_class {self.per_class} and guard {self.guard} must be at least 1,"
+                " 1 and 0."
             )
         if not 0 < self.train_share < 1 or not 0 <= self.validation_share < 1:
             raise InputError(
-                f"scene.split: train_blocks {self.train_share} and validation_blocks {self.validation_share} are shares;"
-                " the first must lie between 0 and 1, the second may be 0."
+                f"scene.split: train_blocks {self.train_share} and validation_blocks {self.validation_share} are"
+                " shares; the first must lie between 0 and 1, the second may be 0."
             )
 
 
@@ -82,13 +82,13 @@ def split_blocks(labels: Int[np.ndarray, "h w"], blocks: Blocks) -> Split:
         dropped += scarce
     if not masks["test"].any():
         raise InputError(
-            f"with blocks of {blocks.side} pixels and a guard of {blocks.guard} no test pixel is left; use larger blocks or a"
-            " smaller guard (scene.split.block, scene.split.guard)."
+            f"with blocks of {blocks.side} pixels and a guard of {blocks.guard} no test pixel is left; use larger"
+            " blocks or a smaller guard (scene.split.block, scene.split.guard)."
         )
     description = (
-        f"spatially disjoint blocks of {blocks.side} × {blocks.side} pixels, {blocks.train_share:.0%} of them for training,"
-        f" at most {blocks.per_class} training pixels a class, test pixels more than {blocks.guard} pixels from every"
-        f" training pixel, {_validation_in_words(blocks.validation_share)}, seed {blocks.seed}"
+        f"spatially disjoint blocks of {blocks.side} × {blocks.side} pixels, {blocks.train_share:.0%} of them for"
+        f" training, at most {blocks.per_class} training pixels a class, test pixels more than {blocks.guard} pixels"
+        f" from every training pixel, {_validation_in_words(blocks.validation_share)}, seed {blocks.seed}"
     )
     return Split(masks, tuple(sorted(dropped)), description)
 
@@ -111,8 +111,8 @@ def split_per_class(labels: Int[np.ndarray, "h w"], *, per_class: int, validatio
         masks["train"].flat[drawn[validating:training]] = True
         masks["test"].flat[drawn[training:]] = True
     description = (
-        f"at most {per_class} random pixels a class for training, seed {seed}: test patches overlap training patches, so"
-        " that scores are too high"
+        f"at most {per_class} random pixels a class for training, seed {seed}: test patches overlap training patches,"
+        " so that scores are too high"
     )
     return Split(masks, (), description)
 
@@ -123,7 +123,7 @@ def split_masks(
     test: Bool[np.ndarray, "h w"],
     blocks: Blocks,
 ) -> Split:
-    """Masks as they were given; a share of the training pixels, by whole blocks, is set aside where validation is wanted.
+    """Masks as they were given; validation, where it is wanted, takes whole blocks out of the training mask.
 
     Raises:
       InputError: where the masks overlap, a class that is tested has no training pixel, or one mask is empty.
@@ -132,8 +132,8 @@ def split_masks(
     if overlap.any():
         row, column = (int(i) for i in np.argwhere(overlap)[0])
         raise InputError(
-            f"the training and the test mask share {int(overlap.sum())} pixels, the first at row {row}, column {column};"
-            " take them out of one of the two files."
+            f"the training and the test mask share {int(overlap.sum())} pixels, the first at row {row}, column"
+            f" {column}; take them out of one of the two files."
         )
     labelled = labels != UNLABELLED
     masks = {**empty_masks(labels.shape), "train": train & labelled, "test": test & labelled}
@@ -145,8 +145,8 @@ def split_masks(
     untrained = np.setdiff1d(labels[masks["test"]], labels[masks["train"]])
     if len(untrained):
         raise InputError(
-            f"classes {[int(k) for k in untrained]} (counted from 0) have test pixels and no training pixel; add some, or"
-            " list their values in scene.labels.ignore."
+            f"classes {[int(k) for k in untrained]} (counted from 0) have test pixels and no training pixel; add some,"
+            " or list their values in scene.labels.ignore."
         )
     if blocks.validation_share:
         block_of = block_index(labels.shape, blocks.side)
@@ -176,24 +176,14 @@ def _draw_blocks(labels, block_of, blocks: Blocks) -> dict[str, Bool[np.ndarray,
     labelled = labels != UNLABELLED
     if len(np.unique(labels[labelled])) < 2:
         raise InputError(
-            f"after leaving out classes with fewer than {blocks.minimum_test_pixels} test pixels (scene.labels."
-            "minimum_test_pixels) less than two classes remain to be split; the scene is too small for blocks of"
-            f" {blocks.side} pixels with a guard of {blocks.guard}."
+            f"after leaving out classes with fewer than {blocks.minimum_test_pixels} test pixels"
+            " (scene.labels.minimum_test_pixels) less than two classes remain to be split; the scene is too small for"
+            f" blocks of {blocks.side} pixels with a guard of {blocks.guard}."
         )
     counts = _counts_by_block(labels, block_of)
     candidates = np.unique(block_of[labelled])
     drawn = max(1, round(blocks.train_share * len(candidates)))
-    classes = counts.sum(axis=0) > 0
-    for _ in range(DRAWS):
-        chosen = random.permutation(candidates)[:drawn]
-        if (counts[chosen].sum(axis=0) > 0)[classes].all():
-            break
-    else:
-        best = [int(k) for k in np.flatnonzero(classes & (counts[chosen].sum(axis=0) == 0))]
-        raise InputError(
-            f"no draw of {drawn} of {len(candidates)} blocks of {blocks.side} pixels holds every class (the last one lacks"
-            f" {best}, counted from 0); use smaller blocks, or more of them: scene.split.block, scene.split.train_blocks."
-        )
+    chosen = _training_blocks(random, counts, candidates, drawn, blocks)
     aside = _set_aside(random, counts, chosen, blocks.validation_share)
     training = np.setdiff1d(chosen, aside)
     masks = empty_masks(labels.shape)
@@ -204,6 +194,21 @@ def _draw_blocks(labels, block_of, blocks: Blocks) -> dict[str, Bool[np.ndarray,
     masks["validation"] = labelled & np.isin(block_of, aside) & ~near
     masks["test"] = labelled & ~np.isin(block_of, chosen) & ~near
     return masks
+
+
+def _training_blocks(random, counts, candidates: Int[np.ndarray, " b"], drawn: int, blocks: Blocks):
+    """Blocks that together hold every class."""
+    lacking = np.arange(0)
+    for _ in range(DRAWS):
+        chosen = random.permutation(candidates)[:drawn]
+        lacking = np.flatnonzero((counts.sum(axis=0) > 0) & (counts[chosen].sum(axis=0) == 0))
+        if not len(lacking):
+            return chosen
+    raise InputError(
+        f"no draw of {drawn} of {len(candidates)} blocks of {blocks.side} pixels holds every class (the last one lacks"
+        f" {lacking.tolist()}, counted from 0); use smaller blocks, or more of them: scene.split.block,"
+        " scene.split.train_blocks."
+    )
 
 
 def _set_aside(random, counts, chosen: Int[np.ndarray, " b"], share: float) -> Int[np.ndarray, " a"]:
@@ -218,8 +223,8 @@ def _set_aside(random, counts, chosen: Int[np.ndarray, " b"], share: float) -> I
             return aside
     if wanted:
         raise InputError(
-            f"no draw of {wanted} of {len(chosen)} training blocks for validation leaves every class a training pixel; lower"
-            " scene.split.validation_blocks, or use smaller blocks."
+            f"no draw of {wanted} of {len(chosen)} training blocks for validation leaves every class a training pixel;"
+            " lower scene.split.validation_blocks, or use smaller blocks."
         )
     return chosen[:0]
 

@@ -75,7 +75,8 @@ def fit_band_transform(modality: Modality, *, mode: str = "whiten", components: 
         raise InputError(f"scene.statistics.components is {components}, expected 1 or more.")
     if not modality.valid.any():
         raise InputError(
-            f"band '{modality.bands[0]}' has no valid pixel; check the nodata value of this modality in the configuration."
+            f"band '{modality.bands[0]}' has no valid pixel; check the nodata value of this modality in the"
+            " configuration."
         )
     mean, covariance = _moments(modality.image[modality.valid])
     variance = np.diag(covariance)
@@ -118,7 +119,7 @@ def apply_band_transform(transform: BandTransform, modality: Modality) -> Float[
 
 
 def _moments(pixels: Float[np.ndarray, "n c"]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c c"]]:
-    """Mean and covariance, in two passes and by chunks: hundreds of bands in float64 would double the scene's memory."""
+    """Mean and covariance in two passes, by chunks: hundreds of bands in float64 would triple the scene's memory."""
     count, bands = pixels.shape
     chunks = [pixels[start : start + ROWS_AT_ONCE] for start in range(0, count, ROWS_AT_ONCE)]
     mean = np.sum([chunk.sum(axis=0, dtype=np.float64) for chunk in chunks], axis=0) / count
@@ -140,8 +141,8 @@ def _check_bands(expected: tuple[str, ...], given: tuple[str, ...]) -> None:
     foreign = [band for band in given if band not in expected]
     if missing or foreign or len(expected) != len(given):
         raise InputError(
-            f"the bands are not those that the model was trained on: missing {missing[:8]}, not known to it {foreign[:8]};"
-            " select the model's bands with `bands` in scene.modalities."
+            f"the bands are not those that the model was trained on: missing {missing[:8]}, not known to it"
+            f" {foreign[:8]}; select the model's bands with `bands` in scene.modalities."
         )
     place = next(i for i, (band, other) in enumerate(zip(expected, given)) if band != other)
     raise InputError(

@@ -102,7 +102,7 @@ def synthetic_scene(
 
 
 def endmember(name: str, wavelengths: Float[np.ndarray, " c"]) -> Float[np.ndarray, " c"]:
-    """Reflectance of a surface at the given wavelengths (nm): a few smooth features each, after what such surfaces show."""
+    """Reflectance of a surface at the given wavelengths (nm): a few smooth features for each surface."""
     bump = lambda centre, width: np.exp(-0.5 * ((wavelengths - centre) / width) ** 2)
     step = lambda centre, width: 1 / (1 + np.exp(-(wavelengths - centre) / width))
     water_bands = 1 - 0.55 * bump(1450, 70) - 0.7 * bump(1940, 90)
@@ -115,7 +115,7 @@ def endmember(name: str, wavelengths: Float[np.ndarray, " c"]) -> Float[np.ndarr
 
 
 def _coherent_labels(random, shape: tuple[int, int], classes: int) -> Int[np.ndarray, "h w"]:
-    """Each pixel belongs to the class whose smooth random field is highest there; patches are about a tenth of the scene."""
+    """Each pixel belongs to the class whose smooth random field is highest there."""
     scale = max(1.5, min(shape) / 24)
     fields = [gaussian_filter(random.standard_normal(shape), scale, mode="wrap") for _ in range(classes)]
     standard = [(field - field.mean()) / field.std() for field in fields]
