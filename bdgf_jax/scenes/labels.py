@@ -18,7 +18,8 @@ PALETTE = (
 # What maps of land cover are usually painted in; taken where a class bears such a name and the configuration no colour.
 FAMILIAR_COLOURS = {
     "water": "#2f6fb5", "trees": "#1b6e3c", "tree": "#1b6e3c", "forest": "#1b6e3c", "woodland": "#1b6e3c",
-    "flooded vegetation": "#5fb3a8", "crops": "#e6b422", "arable land": "#e6b422", "built": "#c0392b", "roof":"
+    "flooded vegetation": "#5fb3a8", "crops": "#e6b422", "arable land": "#e6b422", "built": "#c0392b",
+    "roof": "#c0392b",
     "bare": "#b8a58c", "soil": "#9c6b3f", "rangeland": "#c5d86d", "grass": "#8fc95b", "low vegetation": "#8fc95b",
     "pavement": "#6e6e78", "other": "#a569bd",
 }  # fmt: skip

@@ -10,7 +10,7 @@ FARTHEST = 60.0  # nm by which a band may miss its colour
 NODATA = 1.0  # white, as the page behind it
 # Elevation tints from green lowland over ochre to nearly white, after the usual hypsometric scale.
 HYPSOMETRIC = np.array(
-    [[0.33, 0.52, 0.42], [0.62, 0.70, 0.47], [0.87, 0.80, 0.56], [0.71, 0.56, 0.42], [0.95, 0.94, 0.92]]
+    [(0.33, 0.52, 0.42), (0.62, 0.70, 0.47), (0.87, 0.80, 0.56), (0.71, 0.56, 0.42), (0.95, 0.94, 0.92)]
 )
 
 
