@@ -1,0 +1,1 @@
+"""Guided classification: patches and diffusion features in, class probabilities of three branches out."""

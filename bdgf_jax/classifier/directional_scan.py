@@ -1,0 +1,136 @@
+"""Selective scans of a grid of tokens by rows and by columns, forwards and backwards."""
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from bdgf_kernels import selective_scan, selective_scan_2d
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from bdgf_jax.errors import InputError
+
+DIRECTIONS = 4
+SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1
+
+
+class ScanParameters(nnx.Module):
+    """The parameters of four selective scans, one a direction.
+
+    Each has its projection from its inputs to the step Δ (through a bottleneck), to B and to C, its decay A and its
+    skip D. A = -(1 … n) at the start (S4D-real, arXiv 2206.11893), and softplus of the step's bias is log-uniform in
+    0.001 … 0.1, both as in Mamba, arXiv 2312.00752.
+
+    Args:
+      width: channels that one direction scans.
+      state: n, states a channel.
+    """
+
+    def __init__(self, width: int, *, state: int, rngs: nnx.Rngs):
+        self.state = state
+        self.rank = -(-width // 16)
+        uniform = lambda shape, bound: jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+        decays = jnp.arange(1.0, state + 1.0)
+        self.project = nnx.Param(uniform((DIRECTIONS, width, self.rank + 2 * state), width**-0.5))
+        self.step = nnx.Param(uniform((DIRECTIONS, self.rank, width), self.rank**-0.5))
+        self.step_bias = nnx.Param(step_bias(rngs.params(), (DIRECTIONS, width)))
+        self.A_log = nnx.Param(jnp.broadcast_to(jnp.log(decays), (DIRECTIONS, width, state)))
+        self.D = nnx.Param(jnp.ones((DIRECTIONS, width)))
+
+    @property
+    def A(self) -> Float[Array, "4 w n"]:
+        """Decay rates, negative whatever the parameter."""
+        return -jnp.exp(self.A_log[...])
+
+    def step_B_C(
+        self, projected: Float[Array, "*b 4 e"]
+    ) -> tuple[Float[Array, "*b 4 w"], Float[Array, "*b 4 n"], Float[Array, "*b 4 n"]]:
+        """Step before its bias and softplus, B and C, from each direction's projected inputs."""
+        step, B, C = jnp.split(projected, [self.rank, self.rank + self.state], axis=-1)
+        return jnp.einsum("...kr,krw->...kw", step, self.step[...]), B, C
+
+
+class CrossScan(ScanParameters):
+    """Every direction scans all channels; the four results are summed [kin: MSFMamba, arXiv 2408.14255].
+
+    Args:
+      features: channels d.
+      state: n, states a channel.
+    """
+
+    def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
+        """The sum over the directions."""
+        step, B, C = self.step_B_C(jnp.einsum("...w,kwe->...ke", grid, self.project[...]))
+        return selective_scan_2d(
+            grid, step, self.A, B, C, self.D[...], delta_bias=self.step_bias[...], delta_softplus=True
+        )
+
+
+class GroupedScan(ScanParameters):
+    """Each direction scans its own quarter of the channels, at a quarter of the cost.
+
+    [kin: GroupMamba, arXiv 2407.13772]; the layers around it mix the quarters.
+
+    Args:
+      features: channels d, a multiple of 4.
+      state: n, states a channel.
+
+    Raises:
+      InputError: if four does not divide the channels.
+    """
+
+    def __init__(self, features: int, *, state: int, rngs: nnx.Rngs):
+        if features % DIRECTIONS:
+            raise InputError(
+                "classifier.width * classifier.expansion must be a multiple of 4 for classifier.directions = grouped,"
+                f" got {features}; the nearest is {max(1, round(features / 4)) * 4}."
+            )
+        super().__init__(features // DIRECTIONS, state=state, rngs=rngs)
+
+    def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
+        """The four quarters side by side, each scanned its own way."""
+        paths = jnp.stack(to_paths(jnp.split(grid, DIRECTIONS, axis=-1)), axis=2)
+        step, B, C = self.step_B_C(jnp.einsum("...kw,kwe->...ke", paths, self.project[...]))
+        flat = lambda array, axis: array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
+        scanned = selective_scan(
+            flat(paths, 2),
+            flat(step, 2),
+            flat(self.A, 0),
+            B,
+            C,
+            flat(self.D[...], 0),
+            delta_bias=flat(self.step_bias[...], 0),
+            delta_softplus=True,
+        )
+        quarters = jnp.moveaxis(cast(Array, scanned).reshape(paths.shape), 2, 0)
+        return jnp.concatenate(to_grids(list(quarters), grid.shape[1]), axis=-1)
+
+
+def to_paths(quarters: Sequence[Float[Array, "b p p w"]]) -> list[Float[Array, "b l w"]]:
+    """One sequence of tokens a direction: rows, rows backwards, columns, columns backwards."""
+    rows, rows_backwards, columns, columns_backwards = quarters
+    sequence = lambda grid: grid.reshape(len(grid), -1, grid.shape[-1])
+    transposed = lambda grid: jnp.swapaxes(grid, 1, 2)
+    return [
+        sequence(rows),
+        sequence(rows_backwards)[:, ::-1],
+        sequence(transposed(columns)),
+        sequence(transposed(columns_backwards))[:, ::-1],
+    ]
+
+
+def to_grids(paths: Sequence[Float[Array, "b l w"]], side: int) -> list[Float[Array, "b p p w"]]:
+    """The inverse of `to_paths`."""
+    rows, rows_backwards, columns, columns_backwards = paths
+    grid = lambda sequence: sequence.reshape(len(sequence), side, side, -1)
+    transposed = lambda sequence: jnp.swapaxes(grid(sequence), 1, 2)
+    return [grid(rows), grid(rows_backwards[:, ::-1]), transposed(columns), transposed(columns_backwards[:, ::-1])]
+
+
+def step_bias(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Biases whose softplus is log-uniform between the shortest and the longest step."""
+    low, high = math.log(SHORTEST_STEP), math.log(LONGEST_STEP)
+    step = jnp.exp(jax.random.uniform(key, shape, minval=low, maxval=high))
+    return step + jnp.log(-jnp.expm1(-step))

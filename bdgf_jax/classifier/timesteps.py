@@ -1,0 +1,46 @@
+"""Merging of diffusion features over the timesteps at which they were taken."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from bdgf_jax.errors import InputError
+
+KINDS = ("softmax", "mean", "concat")
+
+
+class TimestepMerging(nnx.Module):
+    """Makes one feature map of those taken at several noise levels.
+
+    `softmax`: for each channel a learned weighted mean over t, starting at the plain mean [kin: the selective timesteps
+    of MTMSD]; `mean`; `concat`: all of them side by side, which leaves the choice to the projection that follows.
+
+    Args:
+      channels: channels of the level.
+      timesteps: number of timesteps.
+      kind: how they are merged.
+
+    Attributes:
+      channels: channels after merging.
+
+    Raises:
+      InputError: if `kind` is unknown.
+    """
+
+    def __init__(self, channels: int, *, timesteps: int, kind: str):
+        if kind not in KINDS:
+            raise InputError(f"classifier.merge_timesteps is '{kind}'; expected one of {', '.join(KINDS)}.")
+        self.kind = kind
+        self.channels = channels * timesteps if kind == "concat" else channels
+        # The softmax of a single number has no gradient: such a parameter would be dead.
+        self.weights = nnx.Param(jnp.zeros((timesteps, channels))) if kind == "softmax" and timesteps > 1 else None
+
+    def __call__(self, features: Float[Array, "*b t c"]) -> Float[Array, "*b merged"]:
+        """The merged features, float32 whatever type they are stored in."""
+        features = features.astype(jnp.float32)
+        if self.kind == "concat":
+            return features.reshape(*features.shape[:-2], -1)
+        if self.weights is None:
+            return features.mean(-2)
+        weights = nnx.softmax(self.weights[...], axis=0)
+        return jnp.einsum("...tc,tc->...c", features, weights)

@@ -1,0 +1,31 @@
+"""The stages of the transformer branch: self-attention, guidance, MLP."""
+
+from collections.abc import Callable
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from bdgf_jax.classifier.attention import MultiHeadAttention
+from bdgf_jax.classifier.branch import Stage
+
+
+class TransformerStage(Stage):
+    """F <- F + SA(LN F), then guidance, then F <- F + MLP(LN F) [kin: the decoder block of arXiv 1706.03762, pre-norm].
+
+    Args:
+      features: width d of the branch, a multiple of `heads`.
+      heads: number of heads.
+    """
+
+    def __init__(self, features: int, *, heads: int, rngs: nnx.Rngs):
+        self.norm_attention = nnx.LayerNorm(features, rngs=rngs)
+        self.attention = MultiHeadAttention(features, heads=heads, rngs=rngs)
+        self.norm_mlp = nnx.LayerNorm(features, rngs=rngs)
+        self.expand = nnx.Linear(features, 2 * features, rngs=rngs)
+        self.contract = nnx.Linear(2 * features, features, rngs=rngs)
+
+    def __call__(self, grid: Float[Array, "b p p d"], guide: Callable[[Array], Array]) -> Float[Array, "b p p d"]:
+        """The grid after attention, guidance and MLP."""
+        tokens = self.norm_attention(grid).reshape(grid.shape[0], -1, grid.shape[-1])
+        grid = guide(grid + self.attention(tokens, tokens).reshape(grid.shape))
+        return grid + self.contract(nnx.gelu(self.expand(self.norm_mlp(grid))))
