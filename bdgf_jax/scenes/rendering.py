@@ -18,8 +18,8 @@ def render_modality(modality: Modality) -> Float[np.ndarray, "h w 3"]:
     """Paints a modality in colours of 0 … 1; pixels without a measurement are white.
 
     Optical images show red, green and blue where their wavelengths say which bands those are, else their three leading
-    principal components; SAR images co-polarised, cross-polarised and their difference in dB as red, green and blue;
-    height models elevation tints under a hillshade with light from the north-west. All are stretched between percentiles.
+    principal components; SAR images their co-polarised channel as magenta and their cross-polarised one as green, in
+    dB; height models elevation tints under a light from the north-west. All are stretched between percentiles.
     """
     painters = {"sar": _sar, "height": _height}
     picture = painters.get(modality.kind, _optical)(modality.image.astype(np.float64), modality.valid, modality)
@@ -47,7 +47,7 @@ def _optical(image, valid, modality: Modality) -> Float[np.ndarray, "h w 3"]:
     bands = colour_bands(modality)
     if bands is None:
         return _stretch(_leading_components(image, valid), valid)
-    # One stretch for the three bands keeps the hue of grey things grey; the root lifts the shadows as a camera does.
+    # Reflectance is linear in light; the root lifts the shadows as a camera does.
     return np.sqrt(_stretch(image[..., list(bands)], valid))
 
 
@@ -70,8 +70,9 @@ def _sar(image, valid, modality: Modality) -> Float[np.ndarray, "h w 3"]:
         image = 10 * np.log10(np.maximum(image, 1e-6))
     if image.shape[2] == 1:
         return np.repeat(_stretch(image, valid), 3, axis=2)
-    co, cross = image[..., 0], image[..., 1]
-    return _stretch(np.stack([co, cross, co - cross], axis=-1), valid)
+    stretched = _stretch(image[..., :2], valid)
+    # Grey where both polarisations agree, magenta where the surface scatters back, green where a volume depolarises.
+    return np.stack([stretched[..., 0], stretched[..., 1], stretched.mean(axis=2)], axis=-1)
 
 
 def _height(image, valid, modality: Modality) -> Float[np.ndarray, "h w 3"]:

@@ -154,6 +154,6 @@ def _height_model(random, abundances, covers, difficulty: float) -> Float[np.nda
     shape = abundances.shape[:2]
     objects = abundances @ np.array([cover.height for cover in covers])
     roughness = 1 + difficulty * 0.35 * random.standard_normal(shape)
-    terrain = 40.0 + 4.0 * difficulty * _smooth_field(random, shape, min(shape) / 5)
+    terrain = 40.0 + 1.5 * difficulty * _smooth_field(random, shape, min(shape) / 5)
     noise = 0.6 * difficulty * random.standard_normal(shape)
     return (terrain + objects * roughness + noise)[..., None].astype(np.float32)
