@@ -1,0 +1,1 @@
+"""The one place that knows which version of JAX and Flax runs."""

@@ -1,0 +1,172 @@
+"""The one training loop: start or resume, step, evaluate, log, save."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PyTree
+
+from bdgf_jax.errors import InputError
+from bdgf_jax.progress import progress
+from bdgf_jax.training.checkpoints import Checkpoints
+from bdgf_jax.training.indices import IndexStream
+from bdgf_jax.training.log import RunLog
+from bdgf_jax.training.mesh import DATA, check_batch_size, make_mesh, put_batch, put_replicated, replicated
+from bdgf_jax.training.optimiser import make_optimiser
+from bdgf_jax.training.preemption import noticing_preemption
+from bdgf_jax.training.state import TrainState, initial_state
+from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step
+
+# Steps that are handed to the device before the oldest is waited for: it never idles, and memory stays bounded.
+IN_FLIGHT = 8
+
+Objective = Callable[
+    [PyTree, PyTree, PyTree, Int[Array, "b 2"], Array, Int[Array, ""]],
+    tuple[Array, tuple[Mapping[str, Array], PyTree]],
+]
+
+
+def fit(
+    objective: Objective,
+    parameters: PyTree,
+    *,
+    carry: PyTree,
+    data: PyTree,
+    candidates: Int[np.ndarray, "n 2"],
+    config,
+    workdir: Path,
+    title: str,
+    mesh: Mesh | None = None,
+    evaluate: Callable[[PyTree], Mapping[str, float]] | None = None,
+    best: str | None = None,
+) -> TrainState:
+    """Trains until `config.steps` steps are done, and returns the state then.
+
+    A run that was stopped, by whatever, continues from its last whole checkpoint and comes out as if it had not been
+    (bit by bit on the same devices); one that is finished already is returned at once. On SIGTERM the state is saved
+    and the program left with status 0.
+
+    Leaves in `workdir`: `checkpoints`, `log.jsonl` with a line a logged step, and TensorBoard events.
+
+    Args:
+      objective: (parameters, carry, data, centres, key, step) -> (loss, (terms, carry)), pure; `terms` are scalars by
+        name that are logged, `carry` is what it remembers for the next step.
+      parameters: to begin with.
+      carry: to begin with.
+      data: arrays that the objective reads, such as the scene; copied to every device.
+      candidates: row and column of each sample; every epoch draws each row of this once.
+      config: the optimisation: steps, batch_size, learning_rate, warmup, weight_decay, clip, ema, seed, log_every,
+        evaluate_every (0: never), checkpoint_every, keep.
+      workdir: the run's folder.
+      title: what the progress bar calls it.
+      mesh: devices; all of them along `data` by default.
+      evaluate: from the averaged parameters to figures by name, which are logged.
+      best: the figure whose best (highest) checkpoint is kept and found again by `load_parameters(…, "best")`.
+
+    Raises:
+      InputError: the devices cannot share a batch, there are no samples, the checkpoint does not fit the parameters, or
+        the loss is not finite for `SKIPPED_IN_A_ROW` steps in a row.
+      SystemExit: with status 0, after SIGTERM.
+    """
+    mesh = mesh or make_mesh({DATA: -1})
+    check_batch_size(config.batch_size, mesh)
+    stream = IndexStream(len(candidates), batch_size=config.batch_size, seed=config.seed)
+    optimiser = make_optimiser(config)
+    train_step = make_step(objective, optimiser, config)
+    begin = lambda parameters, carry: initial_state(parameters, carry, optimiser.init(parameters))
+    speaks = jax.process_index() == 0
+    asked_to_stop = False
+
+    with Checkpoints(workdir / "checkpoints", keep=config.keep) as checkpoints, noticing_preemption() as preempted:
+        state = checkpoints.restore(jax.eval_shape(begin, parameters, carry), replicated(mesh))
+        if state is None:
+            state = put_replicated(begin(parameters, carry), mesh)
+        start = int(state.step)
+        if start >= config.steps:
+            return state
+
+        data = put_replicated(data, mesh)
+        in_flight = deque()
+        with (
+            RunLog(workdir, step=start, written=speaks) as log,
+            progress(title, config.steps, start=start, shown=speaks) as bar,
+        ):
+            for step in range(start + 1, config.steps + 1):
+                centres = put_batch(candidates[stream[step - 1]], mesh)
+                with jax.transfer_guard("disallow"):
+                    state, metrics = train_step(state, data, centres)
+
+                figures: dict[str, float] = {}
+                if evaluate is not None and _due(step, config.evaluate_every):
+                    figures |= evaluate(state.ema)
+                score = figures.get(best) if best else None
+
+                asked_to_stop = preempted(step)
+                saves = asked_to_stop or step == config.steps or _due(step, config.checkpoint_every)
+                saves |= score is not None and checkpoints.is_best(score)
+
+                logs = bool(figures) or step in (1, config.steps) or _due(step, config.log_every)
+                in_flight.append((step, metrics, figures, logs))
+                while in_flight and (saves or len(in_flight) > IN_FLIGHT):
+                    reached, metrics, figures, logs = in_flight.popleft()
+                    if jax.device_get(metrics["skipped_in_a_row"]) >= SKIPPED_IN_A_ROW:
+                        _keep_last_good(checkpoints, state)
+                        raise _diverged(title, reached, metrics, workdir)
+                    figures |= _figures(metrics) if logs else {}
+                    bar.advance(**{name: figures[name] for name in ("loss", best or "loss") if name in figures})
+                    if logs:
+                        log.write(reached, figures)
+
+                if saves:
+                    checkpoints.save(step, state, score)
+                if asked_to_stop:
+                    break
+
+    if asked_to_stop:
+        print(f"{title} was asked to stop (SIGTERM) and is saved after step {int(state.step)} of {config.steps}.")
+        print("The same command continues from there.", flush=True)
+        raise SystemExit(0)
+    return state
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _figures(metrics: Mapping) -> dict[str, float]:
+    """What is logged of a step, as plain numbers; waits until the step is done."""
+    metrics = jax.device_get({name: metrics[name] for name in ("loss", "terms", "learning_rate", "skipped")})
+    figures = {"loss": metrics["loss"], **metrics["terms"], "learning_rate": metrics["learning_rate"]}
+    return {name: float(value) for name, value in figures.items()} | {"skipped": int(metrics["skipped"])}
+
+
+def _keep_last_good(checkpoints: Checkpoints, state: TrainState) -> None:
+    """Saves the state as it was after its last step that was not skipped, unless a later one is saved."""
+    skipped = state.skipped_in_a_row
+    step = int(state.step - skipped)
+    if checkpoints.last_step is None or checkpoints.last_step < step:
+        good = replace(
+            state, step=state.step - skipped, skipped=state.skipped - skipped, skipped_in_a_row=skipped - skipped
+        )
+        checkpoints.save(step, good)
+
+
+def _diverged(title: str, step: int, metrics: Mapping, workdir: Path) -> InputError:
+    figures = _figures(metrics)
+    broken = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+    if not broken:
+        gradients = jax.tree.leaves_with_path(jax.device_get(metrics["finite_gradients"]))
+        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, finite in gradients if not finite]
+        broken = [f"the gradient of {name} is not finite" for name in names[:3]]
+        broken += [f"and {len(names) - 3} more"] if len(names) > 3 else []
+    return InputError(
+        f"{title} stopped at step {step}: loss or gradients were not finite for {SKIPPED_IN_A_ROW} steps in a row"
+        f" ({', '.join(broken)}). The last good state is saved in {workdir / 'checkpoints'}. A lower learning_rate, a"
+        " longer warmup or a smaller clip usually helps; if the first steps fail already, look for values in the data"
+        " that are not finite."
+    )

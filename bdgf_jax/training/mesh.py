@@ -1,0 +1,75 @@
+"""Devices as a grid, and where arrays lie on it."""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int, PyTree
+
+from bdgf_jax.errors import InputError
+
+DATA = "data"
+
+
+def make_mesh(axes: Mapping[str, int]) -> Mesh:
+    """The mesh of the named axes over the devices of all processes.
+
+    Args:
+      axes: name -> number of devices along it, such as {"data": -1, "model": 1}; at most one of them may be -1, and
+        takes all devices that the others leave.
+
+    Raises:
+      InputError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    sizes = dict(axes)
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    open_axes = [name for name, size in sizes.items() if size == -1]
+    if len(open_axes) == 1 and fixed > 0 and devices % fixed == 0:
+        sizes[open_axes[0]] = devices // fixed
+    if math.prod(sizes.values()) != devices or min(sizes.values()) < 1:
+        raise InputError(
+            f"The mesh {dict(axes)} cannot be laid over {devices} device(s): the axes must multiply to that number;"
+            " -1 on one of them takes what the others leave."
+        )
+    # Auto: XLA chooses how intermediate values lie, from how parameters and batches do.
+    kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds a copy."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_over_data(mesh: Mesh) -> NamedSharding:
+    """The leading axis is shared out along the mesh's `data` axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Every device along `data` must get the same number of samples.
+
+    Raises:
+      InputError: the batch cannot be shared out; says which sizes near it can.
+    """
+    shares = mesh.shape[DATA]
+    if batch_size < 1 or batch_size % shares:
+        below, above = batch_size // shares * shares, (max(batch_size, 0) // shares + 1) * shares
+        nearest = f"{below} and {above}" if below > 0 else f"{above}"
+        raise InputError(
+            f"batch_size must be a multiple of the {shares} devices along the mesh's data axis, got {batch_size};"
+            f" the nearest sizes are {nearest}."
+        )
+
+
+def put_batch(batch: Int[np.ndarray, "b 2"], mesh: Mesh) -> jax.Array:
+    """This process's part of a batch, as part of the one array that all processes share."""
+    return jax.make_array_from_process_local_data(split_over_data(mesh), batch)
+
+
+def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The tree with a copy of each array on every device."""
+    return jax.device_put(tree, replicated(mesh))

@@ -1,0 +1,35 @@
+"""AdamW behind gradient clipping, on a rate that warms up and dies away along a cosine."""
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+
+def learning_rate_schedule(config) -> optax.Schedule:
+    """Rises linearly from 0 to `learning_rate` in `warmup` steps, then falls along a cosine to 0 at `steps`.
+
+    The first step has rate learning_rate / warmup, not 0. A warm-up longer than a tenth of the steps is cut to that.
+    """
+    warmup = min(config.warmup, config.steps // 10)
+    rise = optax.linear_schedule(config.learning_rate / max(warmup, 1), config.learning_rate, max(warmup - 1, 1))
+    fall = optax.cosine_decay_schedule(config.learning_rate, max(config.steps - warmup, 1))
+    return optax.join_schedules([rise, fall], [warmup])
+
+
+def make_optimiser(config) -> optax.GradientTransformation:
+    """AdamW (arXiv 1711.05101) on gradients whose global norm is clipped.
+
+    Weight decay pulls at matrices and kernels only: biases and the scales of norms have fewer than two axes.
+
+    Args:
+      config: `learning_rate`, `warmup` and `steps`, see `learning_rate_schedule`; `weight_decay`; `clip`, the largest
+        global norm.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(learning_rate_schedule(config), weight_decay=config.weight_decay, mask=_decays),
+    )
+
+
+def _decays(parameters: PyTree) -> PyTree:
+    return jax.tree.map(lambda parameter: parameter.ndim >= 2, parameters)
