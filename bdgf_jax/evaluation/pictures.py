@@ -1,0 +1,89 @@
+"""Pictures of maps, errors, confidence and samples, as pixels and as the PNG that a page can hold."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import matplotlib.colors
+import matplotlib.image
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+
+from bdgf_jax.scenes.scene import LandCover, Scene
+
+LARGEST_SIDE = 1200
+RIGHT, WRONG, TRAINING = "#7fb9a6", "#d1452f", "#51606b"
+SPLIT_COLOURS = {"train": "#2b7a94", "validation": "#d19a2a", "test": "#a9bac2"}
+CONFIDENCE_COLOURS = matplotlib.colormaps["YlGnBu_r"]
+
+
+def thinned(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "_ _ *c"]:
+    """Every nth row and column, so that neither side of a picture is longer than `LARGEST_SIDE` pixels."""
+    step = -(-max(array.shape[:2]) // LARGEST_SIDE)
+    return array[::step, ::step]
+
+
+def class_picture(values: Int[np.ndarray, "h w"], classes: Sequence[LandCover]) -> UInt8[np.ndarray, "h w 4"]:
+    """Each pixel in the colour of its class, transparent where the value is -1."""
+    palette = np.array([_rgba(cover.colour) for cover in classes] + [(0, 0, 0, 0)], np.uint8)
+    return palette[values]
+
+
+def error_picture(scene: Scene, prediction: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 4"]:
+    """Test pixels as right or wrong, training pixels dark, the rest transparent."""
+    test, right = scene.masks["test"], prediction == scene.labels
+    return _painted({TRAINING: scene.masks["train"], RIGHT: test & right, WRONG: test & ~right})
+
+
+def split_picture(scene: Scene) -> UInt8[np.ndarray, "h w 4"]:
+    """Training, validation and test pixels, the rest transparent."""
+    return _painted({colour: scene.masks[name] for name, colour in SPLIT_COLOURS.items()})
+
+
+def confidence_picture(
+    confidence: Float[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"], chance: float
+) -> UInt8[np.ndarray, "h w 4"]:
+    """Confidence from the chance level to 1 on a scale that is even to the eye, transparent where not valid."""
+    colours = CONFIDENCE_COLOURS((confidence - chance) / (1.0 - chance), bytes=True)
+    return np.where(valid[..., None], colours, np.uint8(0))
+
+
+def sample_pictures(
+    crops: Float[np.ndarray, "n p p c"], samples: Float[np.ndarray, "m p p c"]
+) -> tuple[UInt8[np.ndarray, "n p p 3"], UInt8[np.ndarray, "m p p 3"]]:
+    """Real crops and drawn samples through one and the same stretch, from the 2nd to the 98th percentile of the real.
+
+    The first three channels become red, green and blue; fewer than three become grey.
+    """
+    channels = 3 if crops.shape[-1] >= 3 else 1
+    low, high = np.percentile(crops[..., :channels], (2, 98), axis=(0, 1, 2))
+
+    def stretch(images):
+        scaled = np.clip((images[..., :channels] - low) / np.maximum(high - low, 1e-6), 0.0, 1.0)
+        return np.broadcast_to(np.round(255 * scaled), (*images.shape[:3], 3)).astype(np.uint8)
+
+    return stretch(crops), stretch(samples)
+
+
+def png(picture: Shaped[np.ndarray, "h w c"]) -> bytes:
+    """A picture of three or four channels, uint8 or in 0 … 1, as a PNG file."""
+    file = io.BytesIO()
+    matplotlib.image.imsave(file, np.ascontiguousarray(picture), format="png")
+    return file.getvalue()
+
+
+def data_uri(picture: Shaped[np.ndarray, "h w c"]) -> str:
+    """A picture as an address that holds it, so that a page needs no second file."""
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+
+
+def _painted(areas: dict[str, Bool[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h w 4"]:
+    picture = np.zeros((*next(iter(areas.values())).shape, 4), np.uint8)
+    for colour, area in areas.items():
+        picture[area] = _rgba(colour)
+    return picture
+
+
+def _rgba(colour: str) -> tuple[int, ...]:
+    return tuple(round(255 * level) for level in matplotlib.colors.to_rgba(colour))

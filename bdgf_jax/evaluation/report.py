@@ -1,0 +1,247 @@
+"""The report of a run: one HTML file that needs no other, readable on a desk, on a phone, by day and by night."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib.colors
+import numpy as np
+from jaxtyping import Float, Int
+from markupsafe import Markup
+
+import bdgf_jax
+from bdgf_jax.evaluation import pictures
+from bdgf_jax.evaluation.charts import curves, line_chart
+from bdgf_jax.evaluation.metrics import users_accuracy
+from bdgf_jax.scenes.rendering import render_modality
+from bdgf_jax.scenes.scene import LandCover, Modality, Scene, class_counts
+
+MOST_SAMPLES = 8
+
+
+def write_report(
+    path: Path,
+    *,
+    scene: Scene,
+    prediction: Int[np.ndarray, "h w"],
+    confidence: Float[np.ndarray, "h w"],
+    metrics: Mapping[str, Any],
+    pretrain_log: Sequence[Mapping[str, Any]],
+    train_log: Sequence[Mapping[str, Any]],
+    samples: Mapping[str, Float[np.ndarray, "_ _ _ _"]],
+    crops: Mapping[str, Float[np.ndarray, "_ _ _ _"]],
+    config: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> None:
+    """Writes the report of a run.
+
+    Args:
+      path: the HTML file.
+      scene: what was mapped.
+      prediction: class of each pixel, -1 for nodata.
+      confidence: probability of that class.
+      metrics: what `metrics.json` holds.
+      pretrain_log: lines of the pre-training log; of their terms "loss/…", "masking/…" and "skill/…" are drawn.
+      train_log: lines of the classifier's log; "loss/…" and "validation/…" are drawn.
+      samples: images drawn from the DDPM, by modality; none if it was not trained.
+      crops: real crops in the same units, by modality; the ith of every modality show one place, as do the samples.
+      config: the resolved configuration.
+      notes: remarks for the reader, shown before those that were found while the scene was read.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": count, "duration": duration}
+    text = environment.get_template("report.html.j2").render(
+        version=bdgf_jax.__version__,
+        scene=scene,
+        metrics=metrics,
+        headline=_headline(metrics),
+        aspect=scene.shape[1] / scene.shape[0],
+        legend=_legend(scene.classes),
+        maps=_maps(scene, prediction, confidence),
+        modalities=[_modality(name, modality) for name, modality in scene.modalities.items()],
+        classes=_class_rows(scene, metrics),
+        confusion=_confusion_rows(scene.classes, np.array(metrics["confusion"])),
+        split=_split(scene),
+        pretraining=[
+            _chart(pretrain_log, "loss", "Loss of each modality"),
+            _chart(pretrain_log, "masking", "Share of each modality that is hidden"),
+            _chart(pretrain_log, "skill", "Skill: variance of each modality that the denoiser explains"),
+        ],
+        training=[
+            _chart(train_log, "loss", "Loss of each branch and of their agreement"),
+            _chart(train_log, "validation", "Accuracy on validation pixels"),
+        ],
+        samples=_sample_rows(crops, samples),
+        seconds=_stretches(metrics["seconds"]),
+        config="\n".join(_config_lines(config)),
+        remarks=[*notes, *(f"{finding.subject}: {finding.message}" for finding in scene.findings)],
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """A fraction in per cent, without the sign; a dash where it is undefined."""
+    return "–" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
+
+
+def count(number: int) -> str:
+    """A number with its thousands apart."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader would say them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [
+        {"name": "Overall accuracy", "symbol": "OA", "value": percent(metrics["oa"]), "unit": "%"},
+        {"name": "Average accuracy", "symbol": "AA", "value": percent(metrics["aa"]), "unit": "%"},
+        {"name": "Cohen’s kappa", "symbol": "κ", "value": percent(metrics["kappa"]), "unit": "× 100"},
+    ]
+
+
+def _legend(classes: Sequence[LandCover]) -> dict[str, Any]:
+    scale = [matplotlib.colors.to_hex(pictures.CONFIDENCE_COLOURS(level)) for level in np.linspace(0, 1, 9)]
+    return {
+        "classes": [{"name": cover.name, "colour": _colour(cover)} for cover in classes],
+        "errors": {"right": pictures.RIGHT, "wrong": pictures.WRONG, "training pixel": pictures.TRAINING},
+        "scale": ", ".join(scale),
+        "chance": 1.0 / len(classes),
+    }
+
+
+def _maps(
+    scene: Scene, prediction: Int[np.ndarray, "h w"], confidence: Float[np.ndarray, "h w"]
+) -> list[dict[str, str]]:
+    chance = 1.0 / len(scene.classes)
+    drawn = {
+        "Reference": pictures.class_picture(scene.labels, scene.classes),
+        "Map": pictures.class_picture(prediction, scene.classes),
+        "Errors": pictures.error_picture(scene, prediction),
+        "Confidence": pictures.confidence_picture(confidence, scene.valid, chance),
+    }
+    said = {
+        "Reference": "labels as given",
+        "Map": "most probable class",
+        "Errors": "test pixels, right or wrong",
+        "Confidence": "probability of the class shown",
+    }
+    return [
+        {"title": title, "caption": said[title], "uri": pictures.data_uri(pictures.thinned(picture))}
+        for title, picture in drawn.items()
+    ]
+
+
+def _modality(name: str, modality: Modality) -> dict[str, Any]:
+    small = dataclasses.replace(
+        modality, image=pictures.thinned(modality.image), valid=pictures.thinned(modality.valid)
+    )
+    picture = np.concatenate([render_modality(small), small.valid[..., None]], axis=-1, dtype=np.float32)
+    measured = modality.image[modality.valid]
+    return {
+        "name": name,
+        "kind": {"optical": "optical", "sar": "SAR", "height": "height"}.get(modality.kind, modality.kind),
+        "bands": len(modality.bands),
+        "wavelengths": modality.wavelengths and (min(modality.wavelengths), max(modality.wavelengths)),
+        "range": tuple(f"{value:.4g}".replace("-", "−") for value in np.percentile(measured, (1, 99)))
+        if measured.size
+        else None,
+        "valid": modality.valid.mean(),
+        "uri": pictures.data_uri(picture),
+    }
+
+
+def _class_rows(scene: Scene, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    confusion = np.array(metrics["confusion"])
+    training = class_counts(scene.labels, scene.masks["train"], len(scene.classes))
+    rows = zip(scene.classes, training, confusion.sum(axis=1), users_accuracy(confusion))
+    return [
+        {
+            "name": cover.name,
+            "colour": _colour(cover),
+            "train": int(train),
+            "test": int(test),
+            "accuracy": metrics["per_class"][cover.name],
+            "precision": float(precision),
+        }
+        for cover, train, test, precision in rows
+    ]
+
+
+def _confusion_rows(classes: Sequence[LandCover], confusion: Int[np.ndarray, "k k"]) -> list[dict[str, Any]]:
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    return [
+        {
+            "name": cover.name,
+            "colour": _colour(cover),
+            "cells": [
+                {"count": int(n), "share": float(share), "hit": column == row}
+                for column, (n, share) in enumerate(zip(counts, row_shares))
+            ],
+        }
+        for row, (cover, counts, row_shares) in enumerate(zip(classes, confusion, shares))
+    ]
+
+
+def _split(scene: Scene) -> dict[str, Any]:
+    return {
+        "picture": pictures.data_uri(pictures.thinned(pictures.split_picture(scene))),
+        "parts": [
+            {"name": title, "colour": pictures.SPLIT_COLOURS[name], "pixels": int(scene.masks[name].sum())}
+            for name, title in (("train", "Training"), ("validation", "Validation"), ("test", "Test"))
+        ],
+    }
+
+
+def _chart(log: Sequence[Mapping[str, Any]], prefix: str, title: str) -> dict[str, Any] | None:
+    lines = curves(log, prefix)
+    if not lines:
+        return None
+    return {
+        "title": title,
+        "lines": [{"name": line.name, "last": f"{line.trend[-1]:.3g}"} for line in lines],
+        "svg": Markup(line_chart(lines, description=f"{title}, over steps")),
+    }
+
+
+def _sample_rows(
+    crops: Mapping[str, Float[np.ndarray, "_ _ _ _"]], samples: Mapping[str, Float[np.ndarray, "_ _ _ _"]]
+) -> list[dict[str, Any]]:
+    rows = []
+    for name, drawn in samples.items():
+        real, drawn = pictures.sample_pictures(crops[name][:MOST_SAMPLES], drawn[:MOST_SAMPLES])
+        rows.append({"name": name, "real": [*map(pictures.data_uri, real)], "drawn": [*map(pictures.data_uri, drawn)]})
+    return rows
+
+
+def _stretches(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return [{"name": name, "seconds": value, "share": value / longest} for name, value in seconds.items()]
+
+
+def _config_lines(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _config_lines(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name} = {value!r}"
+
+
+def _colour(cover: LandCover) -> str:
+    """The colour in the one spelling that is safe inside a style."""
+    return matplotlib.colors.to_hex(cover.colour)

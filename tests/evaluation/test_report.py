@@ -1,0 +1,156 @@
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from bdgf_jax.evaluation.assessment import assess
+from bdgf_jax.evaluation.report import count, duration, percent, write_report
+from bdgf_jax.scenes.scene import Finding, Source
+
+VOID = {"meta", "img", "br", "link", "input", "hr", "line", "polyline"}
+SECTIONS = ["map", "modalities", "accuracy", "split", "pretraining", "samples", "training", "time", "configuration"]
+
+
+class Page(HTMLParser):
+    """Text, sections and attributes of a page, and whether every element is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sections, self.images, self.cells, self.text, self.addresses = [], [], [], [], "", []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.addresses += [attributes[name] for name in ("src", "href", "srcset", "data") if name in attributes]
+        if tag == "section":
+            self.sections.append(attributes["id"])
+        if tag == "img":
+            self.images.append(attributes["alt"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self.open and self.open[-1] == "td":
+            self.cells.append(data)
+
+
+@pytest.fixture
+def run(scene):
+    """What a run hands to the report."""
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(3), scene.shape).astype(np.float32)
+    prediction = np.where(scene.valid, probabilities.argmax(-1), -1).astype(np.int32)
+    seconds = {"pretrain": 75.0, "features": 3.25, "train": 7300.0, "predict": 0.5}
+    crops = {name: rng.normal(size=(8, 8, 8, m.image.shape[-1])) for name, m in scene.modalities.items()}
+    return {
+        "scene": scene,
+        "prediction": prediction,
+        "confidence": probabilities.max(-1),
+        "metrics": assess(scene, prediction, reach=10) | {"seed": 3, "seconds": seconds},
+        "pretrain_log": [
+            {"step": i, "loss": 1.0, "loss/msi": 1 / (i + 1), "masking/msi": 0.2, "skill/msi": 0.5} for i in range(9)
+        ],
+        "train_log": [{"step": i, "loss/cnn": 1 / (i + 1), "validation/oa": 0.5} for i in range(9)],
+        "samples": crops,
+        "crops": crops,
+        "config": {"train": {"steps": 400, "folder": "http://example.org/<script>"}, "seed": 3},
+        "notes": ["<script>alert(1)</script>"],
+    }
+
+
+def written(path, run):
+    write_report(path / "report.html", **run)
+    return (path / "report.html").read_text()
+
+
+def test_every_section_is_there_and_the_page_needs_nothing_else(tmp_path, run):
+    text = written(tmp_path, run)
+    page = Page(text)
+    assert page.sections == SECTIONS
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not re.search(r"@import|url\(|<script|<link|<iframe", text)
+    assert len(text) < 5e6
+
+
+def test_what_users_call_things_is_shown_as_text(tmp_path, run):
+    text = written(tmp_path, run)
+    assert "<b>&<" not in text
+    page = Page(text)
+    for name in ("<b>&", "Two fields & a lake", "<script>alert(1)</script>", "train.folder = 'http://example.org/"):
+        assert name in page.text
+
+
+def test_figures_are_those_of_the_metrics(tmp_path, run):
+    page = Page(written(tmp_path, run))
+    metrics = run["metrics"]
+    for name in ("oa", "aa", "kappa", "oa_without_overlap"):
+        assert percent(metrics[name]) in page.text
+    counts = [cell for cell in page.cells if cell in {count(n) for row in metrics["confusion"] for n in row}]
+    flat = [count(n) for row in metrics["confusion"] for n in row]
+    assert any(counts[i : i + 9] == flat for i in range(len(counts)))
+    assert f"{count(metrics['overlapping_test_pixels'])} (" in page.text
+    assert "1 min 15 s" in page.text
+    assert "2 h 01 min" in page.text
+
+
+def test_every_map_modality_and_sample_is_pictured(tmp_path, run):
+    images = Page(written(tmp_path, run)).images
+    for start in ("Reference", "Map", "Errors", "Confidence", "msi", "sar", "dsm", "Training, validation"):
+        assert sum(image.startswith(start) for image in images) == 1
+    assert sum(image.startswith("real crop of") for image in images) == 24
+    assert sum(image.startswith("drawn sample of") for image in images) == 24
+
+
+def test_both_stages_have_their_curves(tmp_path, run):
+    text = written(tmp_path, run)
+    assert text.count('<svg class="chart"') == 5
+    assert text.count('class="trend line-0"') == 5
+
+
+def test_a_run_without_diffusion_says_so(tmp_path, run):
+    page = Page(written(tmp_path, run | {"pretrain_log": [], "samples": {}, "crops": {}}))
+    assert page.sections == SECTIONS
+    assert "No diffusion model was trained" in page.text
+    assert "None were drawn" in page.text
+
+
+def test_undefined_figures_are_dashes(tmp_path, run):
+    metrics = run["metrics"] | {"kappa": None, "oa_without_overlap": None}
+    metrics["per_class"] = metrics["per_class"] | {"roof": None}
+    page = Page(written(tmp_path, run | {"metrics": metrics}))
+    assert "nan" not in page.text
+    assert page.text.count("–") >= 3
+
+
+def test_findings_and_input_files_are_told(tmp_path, run):
+    scene = dataclasses.replace(
+        run["scene"],
+        findings=(Finding("warning", "dsm", "3 pixels are nodata."),),
+        sources=(Source("dsm.tif", 1_234_567, "f00d"),),
+    )
+    text = Page(written(tmp_path, run | {"scene": scene})).text
+    assert "dsm: 3 pixels are nodata." in text
+    assert "SHA-256 f00d" in text
+    assert f"{count(1_234_567)} bytes" in text
+
+
+def test_a_colour_cannot_smuggle_style_into_the_page(tmp_path, run):
+    scene = run["scene"]
+    classes = (dataclasses.replace(scene.classes[0], colour="red; background: url(evil)"), *scene.classes[1:])
+    with pytest.raises(ValueError, match="RGBA"):
+        written(tmp_path, run | {"scene": dataclasses.replace(scene, classes=classes)})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.52, "0.5 s"), (12.4, "12 s"), (59.8, "60 s"), (75.0, "1 min 15 s"), (7300.0, "2 h 01 min")]
+)
+def test_durations_read_as_one_would_say_them(seconds, said):
+    assert duration(seconds) == said
