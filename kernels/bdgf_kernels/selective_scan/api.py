@@ -37,7 +37,7 @@ def selective_scan(
         y[l, d] = Σ_n C[l, n] h[l, n] + D[d] u[l, d],    and y silu(z) where z is given.
 
     States are float32 whatever the inputs are; the output has the type of `u`. Everything is differentiable, the
-    initial and the final state too. Gu and Dao, 2023, arXiv 2312.00752, equations 2 and 3 with B discretised by Euler's rule.
+    initial and the final state too. Gu and Dao, 2023, arXiv 2312.00752, equations 2 and 3 with B by Euler's rule.
 
     Args:
       u: the inputs.

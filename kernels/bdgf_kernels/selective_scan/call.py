@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,18 @@ class Order:
         height, width = self.grid
         return step % height * width + step // height
 
-    def step(self, row: Any, length: int) -> Any:
-        """Returns the step at which `row` is visited: the inverse of `row`."""
+    def arrange(self, x: Shaped[Array, "l *rest"]) -> Shaped[Array, "l *rest"]:
+        """Brings rows into the sequence of visits."""
         if self.grid is not None:
-            height, width = self.grid
-            row = row % width * height + row // width
-        return length - 1 - row if self.reverse else row
+            x = x.reshape(*self.grid, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+        return x[::-1] if self.reverse else x
+
+    def restore(self, x: Shaped[Array, "l *rest"]) -> Shaped[Array, "l *rest"]:
+        """Brings what was computed in the sequence of visits back to the rows' own: the inverse of `arrange`."""
+        x = x[::-1] if self.reverse else x
+        if self.grid is not None:
+            x = x.reshape(*self.grid[::-1], *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+        return x
 
 
 class Operands(NamedTuple):
@@ -89,3 +96,16 @@ def sizes(operands: Operands) -> Sizes:
 
 
 Outputs = tuple[Float[Array, "b l d"], Float[Array, "b k d n"] | None]
+
+
+def by_step(x: Shaped[Array, "b l kx *rest"], options: Options) -> Shaped[Array, "l k b *rest"]:
+    """Puts steps first, in each scan's own order; an array with one entry for all scans is repeated."""
+    x = jnp.moveaxis(x, 0, 2)
+    last = x.shape[1] - 1
+    return jnp.stack([order.arrange(x[:, min(i, last)]) for i, order in enumerate(options.orders)], axis=1)
+
+
+def by_row(y: Float[Array, "l k b d"], options: Options) -> Float[Array, "b l d"]:
+    """Adds the scans up, each put back into the order of the rows: the inverse of `by_step`."""
+    total = sum(order.restore(y[:, i]) for i, order in enumerate(options.orders))
+    return jnp.moveaxis(jnp.asarray(total), 0, 1)

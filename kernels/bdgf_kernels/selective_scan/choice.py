@@ -6,17 +6,17 @@ from types import ModuleType
 
 import jax
 
-from bdgf_kernels.selective_scan import associative, reference
+from bdgf_kernels.selective_scan import associative, chunked, reference
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, sizes
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "associative": associative}
+IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "associative": associative, "chunked": chunked}
 """Every implementation that exists, by name: modules with `supports` and `scan`."""
 
 FASTEST_FIRST = {
-    "cpu": ("reference",),
-    "cuda": ("reference",),
-    "rocm": ("reference",),
-    "tpu": ("reference",),
+    "cpu": ("chunked",),
+    "cuda": ("chunked",),
+    "rocm": ("chunked",),
+    "tpu": ("chunked",),
 }
 """What is tried, in order, by the platform of the compilation."""
 

@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, sizes
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_step, sizes
 
 
 def supports(operands: Operands, options: Options) -> str | None:
@@ -15,49 +14,49 @@ def supports(operands: Operands, options: Options) -> str | None:
 
 
 def scan(operands: Operands, options: Options) -> Outputs:
-    """Runs `jax.lax.scan` over the steps; reverse mode keeps every state, b k d n floats a step."""
-    u, delta, A, B, C, _, _, delta_bias, initial_state, reset = operands
-    b, length, d, k, _, n = sizes(operands)
-    rows = np.stack([order.row(np.arange(length), length) for order in options.orders], axis=-1)
-    back = np.stack([order.step(np.arange(length), length) for order in options.orders], axis=-1)
-
-    delta = step_size(delta, delta_bias, softplus=options.delta_softplus)
-    delta = jnp.broadcast_to(delta, (b, length, k, d))
-    every_scan = np.arange(k)[None]
-    u_rows = u.astype(jnp.float32)[:, rows]
-    delta_rows = delta[:, rows, every_scan]
-    B_rows, C_rows = (by_channel(x, d)[:, rows, every_scan] for x in (B, C))
-    keep = None if reset is None else (~reset).astype(jnp.float32)[:, rows]
+    """Runs `jax.lax.scan` over the steps; reverse mode keeps every state, k b d n floats a step."""
+    A = operands.A[:, None]
+    delta = step_size(operands, softplus=options.delta_softplus)
 
     def advance(state, step):
         u, delta, B, C, keep = step
         if keep is not None:
             state = state * keep[..., None, None]
-        state = jnp.exp(delta[..., None] * A[None]) * state + (delta * u)[..., None] * B
+        state = jnp.exp(delta[..., None] * A) * state + (delta * u)[..., None] * B
         return state, jnp.sum(C * state, axis=-1)
 
-    state = jnp.zeros((b, k, d, n), jnp.float32) if initial_state is None else initial_state
-    by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (u_rows, delta_rows, B_rows, C_rows, keep))
-    state, y = jax.lax.scan(advance, state, by_step)
-    y = jnp.moveaxis(y, 0, 1)[:, back, every_scan].sum(axis=2)
-    y = finish(y, operands)
-    return y, state if options.final_state else None
+    inputs = (operands.u[:, :, None].astype(jnp.float32), delta, *by_channel(operands), kept(operands))
+    inputs = jax.tree.map(lambda x: by_step(x, options), inputs)
+    state, y = jax.lax.scan(advance, first_state(operands), inputs)
+    return finish(by_row(y, options), operands), jnp.moveaxis(state, 0, 1) if options.final_state else None
 
 
-def step_size(
-    delta: Float[Array, "b l kd d"], delta_bias: Float[Array, "k d"] | None, *, softplus: bool
-) -> Float[Array, "b l _ d"]:
+def step_size(operands: Operands, *, softplus: bool) -> Float[Array, "b l _ d"]:
     """Returns the step size in float32: delta + delta_bias, through a softplus where asked."""
-    delta = delta.astype(jnp.float32)
-    if delta_bias is not None:
-        delta = delta + delta_bias[None, None]
+    delta = operands.delta.astype(jnp.float32)
+    if operands.delta_bias is not None:
+        delta = delta + operands.delta_bias[None, None]
     return jax.nn.softplus(delta) if softplus else delta
 
 
-def by_channel(x: Float[Array, "b l k g n"], d: int) -> Float[Array, "b l k d n"]:
-    """Spreads the groups of B or C over the channels that belong to them, in float32."""
-    x = x.astype(jnp.float32)
-    return jnp.repeat(x, d // x.shape[3], axis=3)
+def by_channel(operands: Operands) -> tuple[Float[Array, "b l k d n"], Float[Array, "b l k d n"]]:
+    """Spreads the groups of B and C over the channels that belong to them, in float32."""
+    _, _, d, _, g, _ = sizes(operands)
+    B, C = (jnp.repeat(x.astype(jnp.float32), d // g, axis=3) for x in (operands.B, operands.C))
+    return B, C
+
+
+def kept(operands: Operands) -> Float[Array, "b l 1"] | None:
+    """Returns 0 where the carried state is dropped before a step and 1 elsewhere."""
+    return None if operands.reset is None else (~operands.reset).astype(jnp.float32)[:, :, None]
+
+
+def first_state(operands: Operands) -> Float[Array, "k b d n"]:
+    """Returns the state before the first step, zero where none is given."""
+    b, _, d, k, _, n = sizes(operands)
+    if operands.initial_state is None:
+        return jnp.zeros((k, b, d, n), jnp.float32)
+    return jnp.moveaxis(operands.initial_state, 1, 0)
 
 
 def finish(y: Float[Array, "b l d"], operands: Operands) -> Float[Array, "b l d"]:
