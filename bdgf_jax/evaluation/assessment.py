@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.scenes.scene import Scene
+from bdgf_jax.scenes.splits import within_reach
 
 
 def assess(scene: Scene, prediction: Int[np.ndarray, "h w"], *, reach: int) -> dict[str, Any]:
@@ -41,11 +41,6 @@ def assess(scene: Scene, prediction: Int[np.ndarray, "h w"], *, reach: int) -> d
         "overlapping_test_pixels": int(overlapping.sum()),
         "oa_without_overlap": float(hits.mean()) if hits.size else None,
     }
-
-
-def within_reach(mask: Bool[np.ndarray, "h w"], reach: int) -> Bool[np.ndarray, "h w"]:
-    """Pixels at most `reach` rows and at most `reach` columns from one of the mask's."""
-    return scipy.ndimage.maximum_filter(mask, size=2 * reach + 1, mode="constant", cval=False)
 
 
 def _defined(figure: float) -> float | None:
