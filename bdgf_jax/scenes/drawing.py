@@ -27,7 +27,9 @@ def draw_scene(scene: Scene, path: Path) -> None:
     columns = min(panels, LONGEST_ROW if panels != 5 else 5)
     rows = -(-panels // columns)
     aspect = min(max(scene.shape[0] / scene.shape[1], 0.3), 2.5)
-    figure = Figure(figsize=(columns * PANEL_INCHES, rows * PANEL_INCHES * aspect + 1.9), layout="constrained", dpi=120)
+    figure = Figure(
+        figsize=(columns * PANEL_INCHES, rows * PANEL_INCHES * aspect + 1.35), layout="constrained", dpi=120
+    )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -75,10 +77,11 @@ def _draw_split(axis: Axes, scene: Scene, backdrop) -> None:
 
 
 def _backdrop(scene: Scene) -> Float[np.ndarray, "h w 3"]:
-    """The first optical modality, else the first, in pale grey: where labels are sparse it shows what surrounds them."""
-    modalities = list(scene.modalities.values())
-    chosen = next((modality for modality in modalities if modality.kind == "optical"), modalities[0])
-    grey = render_modality(chosen).mean(axis=2, keepdims=True)
+    """The sharpest optical modality, else the first, in pale grey: it shows what lies around sparse labels."""
+    optical = [modality for modality in scene.modalities.values() if modality.kind == "optical"]
+    pictures = [render_modality(modality) for modality in optical or list(scene.modalities.values())[:1]]
+    sharpest = max(pictures, key=lambda picture: np.abs(np.diff(picture, axis=0)).mean())
+    grey = sharpest.mean(axis=2, keepdims=True)
     return np.repeat(0.72 + 0.28 * grey, 3, axis=2).astype(np.float32)
 
 

@@ -16,6 +16,7 @@ from bdgf_jax.scenes.splits import within_reach
 SENTINELS = (-32768.0, -9999.0, -999.0, -99.0, 32767.0, 65535.0)
 SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 FEW_TRAINING_PIXELS = 10
+MUCH_NODATA = 0.2
 
 
 def inspect_scene(scene: Scene, *, patch: int = 11) -> list[Finding]:
@@ -60,9 +61,10 @@ def _of_modality(modality: Modality) -> Iterator[tuple[str, str]]:
         return
     pixels = modality.image[modality.valid]
     low, high = pixels.min(axis=0), pixels.max(axis=0)
-    missing = 1 - modality.valid.mean()
+    missing = int((~modality.valid).sum())
     if missing:
-        yield "warning" if missing > 0.2 else "info", f"{missing:.1%} of the pixels are nodata."
+        share = missing / modality.valid.size
+        yield "warning" if share > MUCH_NODATA else "info", f"{missing} pixels ({share:.2%}) are nodata."
     constant = [band for band, same in zip(modality.bands, low == high) if same]
     if constant:
         yield "warning", f"{_some(constant)} constant; whitening drops what does not vary."
@@ -77,12 +79,9 @@ def _of_modality(modality: Modality) -> Iterator[tuple[str, str]]:
         top = float(np.percentile(pixels, 98))
         if 200 < top < 20_000:
             yield "info", f"values up to {top:.0f} look like reflectance × 10⁴; the statistics rescale them."
-        negative = float((pixels < 0).any(axis=1).mean())
-        if 0 < negative < 0.5:
-            yield (
-                "info",
-                f"{negative:.1%} of the pixels have negative values, as over-corrected atmospheres leave them.",
-            )
+        negative = int((pixels < 0).any(axis=1).sum())
+        if negative:
+            yield "info", f"{negative} pixels have negative values, which noise and over-corrected atmospheres leave."
     if modality.kind == "sar" and is_linear_power(modality):
         yield "warning", "no value is negative, so this seems to be linear power; set `scale` to 'db'."
     if modality.kind == "sar" and not is_linear_power(modality) and np.abs(pixels).max() > 100:

@@ -10,7 +10,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.scene import Georeference, LandCover, Modality, Scene, empty_masks
 
 PIXEL_METRES = 10.0
-LOOKS = 4  # of the SAR image: speckle is gamma-distributed with this shape
+LOOKS = 2  # of the SAR image: speckle is gamma-distributed with this shape
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,18 @@ def _spectral_image(random, abundances, covers, wavelengths, difficulty: float) 
     endmembers = np.stack([endmember(cover.spectrum, wavelengths) for cover in covers])
     # Smooth spectral shapes by which one field of a class differs from the next, in every class alike.
     shapes = np.stack([endmember(name, wavelengths) for name in ("vegetation", "mineral", "soil")])
-    variation = np.stack([_smooth_field(random, shape, 3.0) + random.standard_normal(shape) for _ in shapes], axis=-1)
-    illumination = 1 + difficulty * (
-        0.15 * _smooth_field(random, shape, min(shape) / 6) + 0.15 * random.standard_normal(shape)
+    variation = np.stack(
+        [0.7 * _smooth_field(random, shape, 3.0) + 1.2 * random.standard_normal(shape) for _ in shapes], axis=-1
     )
-    clean = abundances @ endmembers + difficulty * 0.12 * variation @ shapes
-    noise = difficulty * 0.012 * random.standard_normal((*shape, len(wavelengths)))
-    return np.maximum(np.maximum(illumination, 0.2)[..., None] * clean + noise, 0.0).astype(np.float32)
+    illumination = 1 + difficulty * (
+        0.15 * _smooth_field(random, shape, min(shape) / 6) + 0.2 * random.standard_normal(shape)
+    )
+    clean = abundances @ endmembers
+    # Dark surfaces vary less in absolute terms, but never so little that they give themselves away.
+    brightness = 0.03 + 0.5 * clean.mean(axis=-1, keepdims=True)
+    varied = clean + difficulty * 0.9 * brightness * (variation @ shapes)
+    noise = difficulty * 0.02 * random.standard_normal((*shape, len(wavelengths)))
+    return (np.maximum(illumination, 0.2)[..., None] * varied + noise).astype(np.float32)
 
 
 def _sar_image(random, abundances, covers, difficulty: float) -> Float[np.ndarray, "h w c"]:
@@ -155,5 +160,5 @@ def _height_model(random, abundances, covers, difficulty: float) -> Float[np.nda
     objects = abundances @ np.array([cover.height for cover in covers])
     roughness = 1 + difficulty * 0.35 * random.standard_normal(shape)
     terrain = 40.0 + 1.5 * difficulty * _smooth_field(random, shape, min(shape) / 5)
-    noise = 0.6 * difficulty * random.standard_normal(shape)
+    noise = 0.9 * difficulty * random.standard_normal(shape)
     return (terrain + objects * roughness + noise)[..., None].astype(np.float32)
