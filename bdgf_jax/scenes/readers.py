@@ -42,7 +42,7 @@ class Raster:
         return height, width
 
 
-def read_raster(path: Path, *, key: str = "", bands: Sequence[int] = (), nodata: float | None = None) -> Raster:
+def read_raster(path: Path, *, key: str = "", bands: Sequence[int] = (), nodata: float | int | None = None) -> Raster:
     """Reads an image from GeoTIFF, ENVI (compressed or not), MATLAB v5 or v7.3, HDF5, `.npy` or `.npz`.
 
     Args:
@@ -144,7 +144,7 @@ def _select(raster: Raster, bands: Sequence[int]) -> Raster:
     )
 
 
-def _mark_nodata(raster: Raster, nodata: float | None) -> Raster:
+def _mark_nodata(raster: Raster, nodata: float | int | None) -> Raster:
     if nodata is None or np.isnan(nodata):
         return raster
     return replace(raster, valid=raster.valid & (raster.values != nodata))
