@@ -52,8 +52,12 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()
+    def __exit__(self, kind, *_) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._manager.close()
 
     @property
     def last_step(self) -> int | None:
@@ -80,11 +84,11 @@ class Checkpoints:
           score: higher is better; None where the state was not evaluated.
 
         Raises:
-          Exception: what broke the save before this one, such as a full disk; earlier checkpoints are whole.
+          InputError: the save before this one failed.
         """
         if step in self._scores:
             return
-        self._manager.wait_until_finished()
+        self.wait()
         flat = _flat(state)
         ema, training = _parts(flat)
         self._saving = Manifest(step, score, _described(flat))
@@ -112,8 +116,18 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in flat])
 
     def wait(self) -> None:
-        """Returns when the last save is committed, or raises what broke it."""
-        self._manager.wait_until_finished()
+        """Returns when the last save is committed.
+
+        Raises:
+          InputError: it failed, such as on a full disk; the checkpoints before it are whole.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise InputError(
+                f"A checkpoint could not be saved in {self._folder}: {error}. Those before it are whole; once"
+                " the folder can be written and the disk has room, the same command continues from the last one."
+            ) from error
 
     def _before_commit(self) -> None:
         assert self._saving is not None

@@ -1,6 +1,7 @@
 """Which samples each step sees: a stream without state, so that the step's number is all there is to remember."""
 
-import grain
+from functools import lru_cache
+
 import jax
 import numpy as np
 from jaxtyping import Int
@@ -29,11 +30,19 @@ class IndexStream:
         self.index, self.count = process or (jax.process_index(), jax.process_count())
         if samples < 1:
             raise InputError("There is not a single sample to train on: the training mask holds no pixel.")
-        if batch_size % self.count:
-            raise InputError(f"batch_size must be a multiple of the {self.count} processes, got {batch_size}.")
-        shuffled = grain.MapDataset.range(samples).seed(seed).shuffle().repeat()
-        self._parts = shuffled.batch(batch_size // self.count)
+        if batch_size < 1 or batch_size % self.count:
+            raise InputError(f"batch_size must be a multiple of the {self.count} process(es), got {batch_size}.")
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
 
     def __getitem__(self, step: int) -> Int[np.ndarray, " b"]:
         """This process's part of the batch of step 0, 1, …"""
-        return np.asarray(self._parts[step * self.count + self.index])
+        share = self.batch_size // self.count
+        epochs, places = np.divmod(step * self.batch_size + self.index * share + np.arange(share), self.samples)
+        parts = [_order(self.samples, self.seed, int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        return np.concatenate(parts)
+
+
+# Two, since a batch may reach from one epoch into the next.
+@lru_cache(maxsize=2)
+def _order(samples: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+    return np.random.default_rng((seed, epoch)).permutation(samples)

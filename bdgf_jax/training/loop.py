@@ -118,7 +118,7 @@ def fit(
                         _keep_last_good(checkpoints, state)
                         raise _diverged(title, reached, metrics, workdir)
                     figures |= _figures(metrics) if logs else {}
-                    bar.advance(**{name: figures[name] for name in ("loss", best or "loss") if name in figures})
+                    bar.advance(1, **{name: figures[name] for name in ("loss", best or "loss") if name in figures})
                     if logs:
                         log.write(reached, figures)
 

@@ -1,7 +1,7 @@
 """Devices as a grid, and where arrays lie on it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,30 +13,31 @@ from bdgf_jax.errors import InputError
 DATA = "data"
 
 
-def make_mesh(axes: Mapping[str, int]) -> Mesh:
-    """The mesh of the named axes over the devices of all processes.
+def make_mesh(axes: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
+    """The mesh of the named axes over devices.
 
     Args:
       axes: name -> number of devices along it, such as {"data": -1, "model": 1}; at most one of them may be -1, and
         takes all devices that the others leave.
+      devices: those of all processes by default.
 
     Raises:
       InputError: the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     sizes = dict(axes)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     open_axes = [name for name, size in sizes.items() if size == -1]
-    if len(open_axes) == 1 and fixed > 0 and devices % fixed == 0:
-        sizes[open_axes[0]] = devices // fixed
-    if math.prod(sizes.values()) != devices or min(sizes.values()) < 1:
+    if len(open_axes) == 1 and fixed > 0 and count % fixed == 0:
+        sizes[open_axes[0]] = count // fixed
+    if math.prod(sizes.values()) != count or min(sizes.values()) < 1:
         raise InputError(
-            f"The mesh {dict(axes)} cannot be laid over {devices} device(s): the axes must multiply to that number;"
+            f"The mesh {dict(axes)} cannot be laid over {count} device(s): the axes must multiply to that number;"
             " -1 on one of them takes what the others leave."
         )
     # Auto: XLA chooses how intermediate values lie, from how parameters and batches do.
     kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -21,8 +21,9 @@ def make_step(objective: Callable, optimiser: optax.GradientTransformation, conf
 
         parameters <- parameters + u(g),    average <- m average + (1 - m) parameters,
 
-    where m = min(ema, (1 + step) / (10 + step)), so that the average is not held back by the first parameters. Where the loss or any gradient is not finite, all of
-    this and the objective's carry stay as they were, and the step is counted as skipped.
+    where m = min(ema, (1 + step) / (10 + step)), so that the average is not held back by the first parameters. Where
+    the loss or any gradient is not finite, all of this and the objective's carry stay as they were, and the step is
+    counted as skipped.
 
     Metrics: `loss`, `terms`, `learning_rate`, `skipped`, `skipped_in_a_row`, and `finite_gradients` by parameter.
 

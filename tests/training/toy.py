@@ -1,0 +1,52 @@
+"""A regression of two layers that trains in a blink. As a program it trains in the folder that it is given."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from bdgf_jax.training.loop import fit
+
+
+def settings(**changes):
+    base = {"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup": 3, "weight_decay": 0.01, "clip": 1.0}
+    base |= {"ema": 0.99, "seed": 0, "log_every": 10, "evaluate_every": 0, "checkpoint_every": 10, "keep": 2}
+    return ml_collections.ConfigDict(base | changes)
+
+
+def objective(parameters, carry, data, centres, key, step):
+    inputs = data["image"][centres[:, 0], centres[:, 1]]
+    hidden = jnp.tanh(inputs @ parameters["first"] + parameters["bias"][None])
+    noise = 0.01 * jax.random.normal(key, (centres.shape[0],))
+    loss = jnp.mean((hidden @ parameters["second"] - inputs.sum(-1) + noise) ** 2)
+    return loss, ({"loss/sum": loss}, carry + centres.sum())
+
+
+def parameters():
+    random = np.random.default_rng(0)
+    first, second = random.normal(size=(3, 8)), random.normal(size=8)
+    return {"first": jnp.asarray(first, jnp.float32), "bias": jnp.zeros(8), "second": jnp.asarray(second, jnp.float32)}
+
+
+def train(workdir, *, objective=objective, parameters=parameters, mesh=None, evaluate=None, best=None, **changes):
+    rows, columns = np.meshgrid(np.arange(8), np.arange(8), indexing="ij")
+    return fit(
+        objective,
+        parameters(),
+        carry=jnp.zeros((), jnp.int32),
+        data={"image": jnp.asarray(np.random.default_rng(1).normal(size=(8, 8, 3)), jnp.float32)},
+        candidates=np.stack([rows, columns], -1).reshape(-1, 2),
+        config=settings(**changes),
+        workdir=Path(workdir),
+        title="Training",
+        mesh=mesh,
+        evaluate=evaluate,
+        best=best,
+    )
+
+
+if __name__ == "__main__":
+    train(sys.argv[1], steps=int(sys.argv[2]), checkpoint_every=int(sys.argv[3]))
