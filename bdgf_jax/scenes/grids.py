@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from affine import Affine
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
@@ -33,12 +33,10 @@ class Grid:
             return True
         if not _same_crs(self.georeference.crs, other.georeference.crs):
             return False
-        to_pixels = ~Affine(*self.georeference.transform) * Affine(*other.georeference.transform)
         height, width = self.shape
-        return all(
-            np.abs(np.subtract(to_pixels * corner, corner)).max() < SAME_PLACE_PIXELS
-            for corner in [(0, 0), (width, 0), (0, height), (width, height)]
-        )
+        corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)], np.float64).T
+        here = np.linalg.solve(_matrix(self.georeference), _matrix(other.georeference) @ corners)
+        return bool(np.abs(here - corners).max() < SAME_PLACE_PIXELS)
 
     def describe(self) -> str:
         """Size, pixel size and reference system, in words."""
@@ -121,6 +119,11 @@ def short_crs(crs: str | None) -> str:
     system = CRS.from_user_input(crs)
     code = system.to_epsg()
     return f"EPSG:{code}" if code else system.to_wkt().split('"')[1]
+
+
+def _matrix(georeference: Georeference) -> Float[np.ndarray, "3 3"]:
+    """From column, row, 1 to x, y, 1."""
+    return np.array([*georeference.transform, 0, 0, 1], np.float64).reshape(3, 3)
 
 
 def _same_crs(first: str | None, second: str | None) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, Shaped
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.grids import Grid, resample, short_crs
 from bdgf_jax.scenes.labels import class_table, read_labels
-from bdgf_jax.scenes.modalities import build_modality
+from bdgf_jax.scenes.modalities import build_modality, check_options
 from bdgf_jax.scenes.readers import Raster, describe_source, read_array, read_raster
 from bdgf_jax.scenes.scene import UNLABELLED, Finding, LandCover, Scene, Source, empty_masks
 from bdgf_jax.scenes.splits import Blocks, Split, split_blocks, split_masks, split_per_class
@@ -39,7 +39,9 @@ def load_scene(config: Any) -> Scene:
 
 
 def _read_files(config: Any) -> Scene:
-    fields = config.modalities
+    fields = {name: options.to_dict() for name, options in config.modalities.items()}
+    for name, options in fields.items():
+        check_options(name, options)
     if len(fields) < 2:
         raise InputError(
             f"scene.modalities holds {list(fields)}; a multimodal scene needs two modalities or more, each with a"
@@ -50,10 +52,10 @@ def _read_files(config: Any) -> Scene:
         raise InputError(f"scene.reference is '{reference}', expected one of scene.modalities: {list(fields)}.")
     rasters = {
         name: read_raster(
-            _path(config, options.file),
+            _path(config, options["file"]),
             key=options.get("key", ""),
             bands=tuple(options.get("bands", ())),
-            nodata=options.get("nodata", None),
+            nodata=options.get("nodata"),
         )
         for name, options in fields.items()
     }
@@ -170,7 +172,9 @@ def _mask_values(config: Any, name: str, grid: Grid) -> Shaped[np.ndarray, "h w"
 
 def _mask_of_indices(indices: Shaped[np.ndarray, "n 2"], shape: tuple[int, int], what: str) -> Bool[np.ndarray, "h w"]:
     mask = np.zeros(shape, bool)
-    low, high = indices.min(axis=0, initial=0), indices.max(axis=0, initial=-1)
+    if not len(indices):
+        raise InputError(f"{what} lists no pixel.")
+    low, high = indices.min(axis=0), indices.max(axis=0)
     if (low < 0).any() or (high >= shape).any() or (indices != np.round(indices)).any():
         counted_from_one = (low >= 1).all() and (high <= shape).all()
         fix = "they seem to be counted from 1: subtract 1" if counted_from_one else "is it the right file?"
@@ -211,8 +215,6 @@ def _with_split(scene: Scene, split: Split, config: Any) -> Scene:
 
 
 def _path(config: Any, file: str) -> Path:
-    if not file:
-        raise InputError("a `file` in scene.modalities is empty; give the file's name, relative to scene.folder.")
     return Path(config.folder).expanduser() / Path(file).expanduser()
 
 

@@ -1,5 +1,6 @@
 """From the raster in a file to a modality on the scene's grid."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,18 @@ from bdgf_jax.scenes.readers import Raster
 from bdgf_jax.scenes.scene import Finding, Modality
 
 KINDS = ("optical", "sar", "height")
+OPTIONS = ("file", "key", "bands", "kind", "nodata", "scale", "names", "wavelengths")
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises an InputError for a field that no modality has, with the nearest one, and for a missing file."""
+    for field in options:
+        if field not in OPTIONS:
+            near = difflib.get_close_matches(field, OPTIONS, n=1)
+            meant = f"did you mean '{near[0]}'?" if near else f"it may hold {', '.join(OPTIONS)}."
+            raise InputError(f"scene.modalities.{name} has no field '{field}'; {meant}")
+    if not options.get("file"):
+        raise InputError(f"scene.modalities.{name}.file is empty; give the file's name, relative to scene.folder.")
 
 
 def build_modality(

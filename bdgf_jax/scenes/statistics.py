@@ -118,6 +118,11 @@ def apply_band_transform(transform: BandTransform, modality: Modality) -> Float[
     return transformed
 
 
+def invert_band_transform(transform: BandTransform, image: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b c"]:
+    """Bands in the sensor's units from transformed ones; what the left-out components held comes back as the mean."""
+    return (image @ np.linalg.pinv(transform.projection) + transform.mean).astype(np.float32)
+
+
 def _moments(pixels: Float[np.ndarray, "n c"]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c c"]]:
     """Mean and covariance in two passes, by chunks: hundreds of bands in float64 would triple the scene's memory."""
     count, bands = pixels.shape
