@@ -5,9 +5,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import SupportsFloat
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Column
 
 # Seconds between two lines where there is no terminal.
 INTERVAL = 5.0
@@ -28,10 +30,10 @@ class Bar:
         # (time, units done); the first mark stands after the first unit, which is often slow since it compiles.
         self._marks: deque[tuple[float, int]] = deque()
 
-    def advance(self, n: int = 1, **figures: float) -> None:
+    def advance(self, n: int = 1, **figures: SupportsFloat) -> None:
         """Counts `n` more units as done. A figure, such as loss=0.4, stands until another of its name comes."""
         self.done += n
-        self.figures.update(figures)
+        self.figures.update({name: float(value) for name, value in figures.items()})
         now = time.monotonic()
         self._marks.append((now, self.done))
         while now - self._marks[0][0] > WINDOW and len(self._marks) > 2:
@@ -75,7 +77,9 @@ def progress(title: str, total: int, unit: str = "step", *, start: int = 0, show
     if not shown:
         yield Bar(title, total, unit, start, lambda bar: None)
     elif _CONSOLE.is_terminal:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[words]}"))
+        words = TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        name = TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(title)))
+        columns = (SpinnerColumn(), name, BarColumn(24), words)
         with Progress(*columns, console=_CONSOLE) as display:
             bar = Bar(
                 title, total, unit, start, lambda bar: display.update(task, completed=bar.done, words=bar.words())

@@ -4,14 +4,17 @@ A checkpoint is a folder named by its step. It holds `ema`, all that prediction 
 train state, each a flat mapping from path to array, so that no library's structures are part of the format.
 """
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import Sharding
 from jaxtyping import PyTree
 
 from bdgf_jax.errors import InputError
@@ -19,6 +22,9 @@ from bdgf_jax.training.manifest import Manifest, find_damage, read_manifest, wri
 from bdgf_jax.training.state import TrainState
 
 Flat = dict[str, jax.Array | jax.ShapeDtypeStruct]
+
+# Where checkpoints go that are no longer kept, whole, so that a kill while they are deleted leaves no half of one.
+DELETED = "deleted"
 
 
 class Checkpoints:
@@ -36,6 +42,7 @@ class Checkpoints:
         self._keep = max(keep, 1)
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._delete()
             _set_damaged_aside(self._folder)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._scores = {step: read_manifest(self._folder / str(step)).score for step in _steps(self._folder)}
@@ -44,6 +51,7 @@ class Checkpoints:
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_LastAndBest(self._is_kept),
+                todelete_subdir=DELETED,
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
             ),
@@ -58,6 +66,8 @@ class Checkpoints:
                 self.wait()
         finally:
             self._manager.close()
+            if jax.process_index() == 0:
+                self._delete()
 
     @property
     def last_step(self) -> int | None:
@@ -130,9 +140,13 @@ class Checkpoints:
             ) from error
 
     def _before_commit(self) -> None:
+        self._delete()
         assert self._saving is not None
         (checkpoint,) = self._folder.glob(f"{self._saving.step}.orbax-checkpoint-tmp*")
         write_manifest(checkpoint, self._saving)
+
+    def _delete(self) -> None:
+        shutil.rmtree(self._folder / DELETED, ignore_errors=True)
 
     def _is_kept(self, step: int, steps: list[int]) -> bool:
         return step in steps[-self._keep :] or step == self.best_step
@@ -173,7 +187,7 @@ def load_parameters(folder: Path, abstract: PyTree, which: Literal["last", "best
     checkpoint = folder.absolute() / str(max(scores) if step is None else step)
     flat = _flat({"ema": abstract})
     _check_fit(checkpoint, flat, only="ema/")
-    arrays = _read(checkpoint / "ema", flat, SingleDeviceSharding(jax.local_devices()[0]))
+    arrays = _read(checkpoint / "ema", flat, None)
     return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in flat])
 
 
@@ -235,10 +249,14 @@ def _check_fit(checkpoint: Path, flat: Flat, only: str = "") -> None:
         )
 
 
-def _read(item: Path, flat: Flat, sharding: Sharding) -> dict[str, jax.Array]:
+def _read(item: Path, flat: Flat, sharding: Sharding | None) -> dict[str, jax.Array]:
+    """The arrays of an item, put where `sharding` says, or else left free to go where they are used."""
     if not flat:
         return {}
-    like = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in flat.items()}
-    arguments = ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+    if sharding is None:
+        kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in flat}
+    else:
+        kinds = {name: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape) for name, leaf in flat.items()}
     with ocp.PyTreeCheckpointer() as checkpointer:
-        return checkpointer.restore(item, args=arguments)
+        arrays = checkpointer.restore(item, args=ocp.args.PyTreeRestore(dict(flat), restore_args=kinds))
+    return {name: jnp.asarray(array) for name, array in arrays.items()}

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import SupportsFloat
 
 import tensorboardX
 
@@ -40,15 +41,16 @@ class RunLog:
             self._file.close()
             self._events.close()
 
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
+    def write(self, step: int, figures: Mapping[str, SupportsFloat]) -> None:
         """Adds the figures of a step; what is not finite becomes null, since JSON knows no NaN."""
         if self._file and self._events:
             line = {"step": step, "seconds": round(time.monotonic() - self._began, 3)}
-            line |= {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            numbers = {name: value if isinstance(value, int) else float(value) for name, value in figures.items()}
+            line |= {name: number if math.isfinite(number) else None for name, number in numbers.items()}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-            for name, value in figures.items():
-                self._events.add_scalar(name, value, step)
+            for name, number in numbers.items():
+                self._events.add_scalar(name, number, step)
 
 
 def _cut(path: Path, step: int) -> list[dict]:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import SupportsFloat
 
 import jax
 import numpy as np
@@ -42,7 +43,7 @@ def fit(
     workdir: Path,
     title: str,
     mesh: Mesh | None = None,
-    evaluate: Callable[[PyTree], Mapping[str, float]] | None = None,
+    evaluate: Callable[[PyTree], Mapping[str, SupportsFloat]] | None = None,
     best: str | None = None,
 ) -> TrainState:
     """Trains until `config.steps` steps are done, and returns the state then.
@@ -103,7 +104,7 @@ def fit(
 
                 figures: dict[str, float] = {}
                 if evaluate is not None and _due(step, config.evaluate_every):
-                    figures |= evaluate(state.ema)
+                    figures |= {name: float(value) for name, value in evaluate(state.ema).items()}
                 score = figures.get(best) if best else None
 
                 asked_to_stop = preempted(step)

@@ -8,7 +8,8 @@ from jaxtyping import PyTree
 def learning_rate_schedule(config) -> optax.Schedule:
     """Rises linearly to `learning_rate` in `warmup` steps, then falls along a cosine to 0 at `steps`.
 
-    The cosine is that of arXiv 1608.03983. The first step's rate is learning_rate / warmup, not 0. A warm-up of more than half of the steps is cut to that.
+    The cosine is that of arXiv 1608.03983. The first step's rate is learning_rate / warmup, not 0. A warm-up of more
+    than half of the steps is cut to that.
     """
     warmup = min(config.warmup, config.steps // 2)
     rise = optax.linear_schedule(config.learning_rate / max(warmup, 1), config.learning_rate, max(warmup - 1, 1))

@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from bdgf_jax.training.mesh import make_mesh, put_batch, put_replicated
+from bdgf_jax.training.state import initial_state
+from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step
+
+CONFIG = ml_collections.ConfigDict({"seed": 3, "ema": 0.9, "learning_rate": 0.1, "warmup": 0, "steps": 100})
+RATE = 0.1
+
+
+def broken_when_the_first_centre_is_negative(parameters, carry, data, centres, key, step):
+    """(x - target)²; a batch that begins with -1 breaks the loss, one that begins with -2 the gradient alone."""
+    error = parameters["x"] - data["target"]
+    broken_loss = jnp.where(centres[0, 0] == -1, jnp.nan, 0.0)
+    # The derivative of sqrt at 0 is infinite, and times 0 not a number.
+    root = jnp.sqrt(jnp.abs(parameters["y"] * jnp.where(centres[0, 0] == -2, 0.0, 1.0))).sum()
+    loss = (error**2).sum() + broken_loss + root
+    return loss, ({"loss/sum": loss}, carry + 1)
+
+
+@pytest.fixture(scope="module")
+def step():
+    return make_step(broken_when_the_first_centre_is_negative, optax.sgd(RATE), CONFIG)
+
+
+def begin():
+    parameters = {"x": jnp.array([4.0, -2.0]), "y": jnp.ones(2)}
+    return initial_state(parameters, jnp.zeros((), jnp.int32), optax.sgd(RATE).init(parameters))
+
+
+DATA = {"target": jnp.array([1.0, 1.0])}
+GOOD, BAD_LOSS, BAD_GRADIENT = (jnp.full((4, 2), first, jnp.int32) for first in (0, -1, -2))
+
+
+def test_the_parameters_and_their_average_follow_the_closed_form(step):
+    state = begin()
+    x = average = np.array([4.0, -2.0], np.float64)
+    for count in range(30):
+        state, _ = step(state, DATA, GOOD)
+        x = x - RATE * 2.0 * (x - 1.0)
+        decay = min(0.9, (1.0 + count) / (10.0 + count))
+        average = decay * average + (1.0 - decay) * x
+        np.testing.assert_allclose(state.parameters["x"], x, rtol=1e-5)
+        np.testing.assert_allclose(state.ema["x"], average, rtol=1e-5)
+    assert (int(state.step), int(state.carry), int(state.skipped)) == (30, 30, 0)
+
+
+@pytest.mark.parametrize("batch", [BAD_LOSS, BAD_GRADIENT], ids=["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(step, batch):
+    state, _ = step(begin(), DATA, GOOD)
+    before = jax.device_get(state)
+    after, metrics = step(state, DATA, batch)
+    assert np.isfinite(metrics["loss"]) == (batch is BAD_GRADIENT)
+    assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (2, 1, 1)
+    for field in ("parameters", "ema", "optimiser", "carry"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, field), getattr(before, field))
+    then, _ = step(after, DATA, GOOD)
+    assert (int(then.skipped), int(then.skipped_in_a_row)) == (1, 0)
+    assert (then.parameters["x"] != before.parameters["x"]).all()
+
+
+def test_the_metrics_say_whose_gradient_is_not_finite(step):
+    _, metrics = step(begin(), DATA, BAD_GRADIENT)
+    assert jax.device_get(metrics["finite_gradients"]) == {"x": True, "y": False}
+
+
+def test_after_too_many_skipped_steps_in_a_row_a_good_one_changes_nothing(step):
+    state = begin()
+    first = np.asarray(state.parameters["x"])
+    for batch in (*[BAD_LOSS] * SKIPPED_IN_A_ROW, GOOD, GOOD):
+        state, metrics = step(state, DATA, batch)
+    np.testing.assert_array_equal(state.parameters["x"], first)
+    assert int(metrics["skipped_in_a_row"]) == SKIPPED_IN_A_ROW + 2
+
+
+def test_the_key_follows_from_seed_and_step_alone():
+    def objective(parameters, carry, data, centres, key, step):
+        return (parameters**2).sum(), ({"drawn": jax.random.uniform(key)}, carry)
+
+    step = make_step(objective, optax.sgd(RATE), CONFIG)
+    state = initial_state(jnp.ones(2), (), optax.sgd(RATE).init(jnp.ones(2)))
+    for count in range(3):
+        state, metrics = step(state, (), GOOD)
+        expected = jax.random.uniform(jax.random.fold_in(jax.random.key(3), count))
+        np.testing.assert_array_equal(metrics["terms"]["drawn"], expected)
+
+
+def test_the_work_is_shared_out_along_data(toy):
+    mesh = make_mesh({"data": -1})
+    step = make_step(toy.objective, optax.sgd(RATE), CONFIG)
+    parameters = toy.parameters()
+    state = put_replicated(initial_state(parameters, jnp.zeros((), jnp.int32), optax.sgd(RATE).init(parameters)), mesh)
+    data = put_replicated({"image": np.ones((8, 8, 3), np.float32)}, mesh)
+    program = step.lower(state, data, put_batch(np.zeros((64, 2), np.int32), mesh)).compile().as_text()
+    assert "all-reduce" in program
+    assert "f32[8,8]" in program  # hidden layer of a device's 8 of 64 samples
+    assert "f32[64,8]" not in program
