@@ -1,0 +1,135 @@
+"""The command line: one subcommand for each stretch of the road from a scene to a map, and `run` for all of it."""
+
+import argparse
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from bdgf_jax import __version__, configuration
+from bdgf_jax.errors import InputError
+
+COMMANDS = {
+    "run": "the whole road: pre-train, features, train, predict, evaluate, report",
+    "inspect": "show what the scene holds before anyone trains: modalities, labels, split, findings, a picture",
+    "pretrain": "pre-train the multimodal DDPM, without labels",
+    "features": "compute the diffusion features of the scene with the pre-trained DDPM",
+    "train": "train the three guided branches",
+    "predict": "write the land-cover map and its confidence as GeoTIFF",
+    "evaluate": "score the map on the test pixels and write the report",
+}
+
+EPILOGUE = """\
+examples:
+  bdgf run --config demo                                a synthetic scene, a few minutes on two cores
+  bdgf inspect --config my_scene.py                     look before you train
+  bdgf run --config my_scene.py --workdir runs/mine     the same command again continues where it stopped
+  bdgf run --config demo --config.train.steps=200       any field of the config can be overridden
+  bdgf predict --config demo --config.predict.probabilities=True
+
+configs: {configs}. A config is a Python file with get_config(); `base` explains every field.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; 0 when it went well, 2 when the user can put it right (the message says how)."""
+    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    console = Console(stderr=True, highlight=False)
+    try:
+        config = configuration.load(options.config, overrides)
+        name = options.config.partition(":")[0]
+        workdir = options.workdir or pathlib.Path("runs") / pathlib.Path(name).stem
+        command(options, config, workdir)
+    except InputError as error:
+        console.print(f"[bold red]bdgf {options.command}:[/] ", end="")
+        console.print(str(error), markup=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print(f"bdgf {options.command}: interrupted. The same command continues from the last checkpoint.")
+        return 130
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options that belong to the command line, and overrides that belong to the config."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", required=True, metavar="NAME_OR_FILE", help="a named config, or the path of one")
+    shared.add_argument("--workdir", type=pathlib.Path, metavar="DIR", help="results and checkpoints (runs/NAME)")
+    parser = argparse.ArgumentParser(
+        prog="bdgf",
+        description="Diffusion-guided multimodal land-cover classification, from a scene to a map.",
+        epilog=EPILOGUE.format(configs=", ".join(configuration.config_names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bdgf {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, purpose in COMMANDS.items():
+        added = commands.add_parser(
+            name,
+            parents=[shared],
+            help=purpose,
+            description=purpose[0].upper() + purpose[1:] + ".",
+            epilog=EPILOGUE.format(configs=", ".join(configuration.config_names())),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == "evaluate":
+            added.add_argument("--map", type=pathlib.Path, metavar="FILE", help="another map than the run's map.tif")
+    options, rest = parser.parse_known_args(arguments)
+    if stray := [argument for argument in rest if not argument.startswith("--config.")]:
+        parser.error(f"{stray[0]}: not understood. Overrides look like --config.train.steps=200.")
+    return options, rest
+
+
+def command(options: argparse.Namespace, config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Does what was asked, and what has to come before it."""
+    if options.command == "inspect":
+        inspect(config, workdir)
+        return
+    from bdgf_jax import mapping
+    from bdgf_jax.run import open_run
+
+    run = open_run(config, workdir)
+    trains = options.command in ("run", "pretrain", "features", "train")
+    if trains and config.features.source == "ddpm":
+        from bdgf_jax.fitting import pretrain
+
+        pretrain(run)
+    if options.command in ("run", "features", "train", "predict"):
+        guidance = mapping.features(run)
+        if options.command in ("run", "train"):
+            from bdgf_jax.fitting import train
+
+            train(run, guidance)
+        if options.command in ("run", "predict"):
+            began = time.monotonic()
+            probabilities = mapping.predict(run, guidance)["fused"]
+            mapping.write_maps(run, probabilities, with_probabilities=config.predict.probabilities)
+            print(f"Map: {workdir / mapping.MAP}")
+    if options.command in ("run", "evaluate"):
+        seconds = time.monotonic() - began if options.command == "run" else None
+        map_file = getattr(options, "map", None)
+        metrics = mapping.evaluate(run, map_file, seconds)
+        report = mapping.report(run, metrics, map_file)
+        kappa = "undefined" if metrics["kappa"] is None else f"{metrics['kappa']:.3f}"
+        print(f"OA {metrics['oa']:.1%}   AA {metrics['aa']:.1%}   κ {kappa}   on {metrics['n_test']} test pixels")
+        print(f"Report: {report}")
+
+
+def inspect(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Prints what the scene holds and draws it."""
+    from bdgf_jax.scenes.drawing import draw_scene
+    from bdgf_jax.scenes.inspection import print_inspection
+    from bdgf_jax.scenes.loading import load_scene
+
+    scene = load_scene(config.scene)
+    print_inspection(scene, Console(highlight=False), patch=config.classifier.patch)
+    workdir.mkdir(parents=True, exist_ok=True)
+    draw_scene(scene, workdir / "scene.png")
+    print(f"Picture: {workdir / 'scene.png'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Finds a config by name or file, applies overrides, and says which fields of two configs differ."""
+
+import difflib
+import pathlib
+import re
+import runpy
+from collections.abc import Iterable, Iterator
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from bdgf_jax.errors import InputError
+
+INSTALLED = pathlib.Path(__file__).parent / "configs"
+CHECKOUT = pathlib.Path(__file__).parent.parent / "configs"
+
+
+def config_folder() -> pathlib.Path:
+    """Where the named configs lie: in the installed package, or beside it in a checkout."""
+    return INSTALLED if INSTALLED.is_dir() else CHECKOUT
+
+
+def config_names() -> list[str]:
+    """Names that `load` knows."""
+    return sorted(path.stem for path in config_folder().glob("*.py") if path.stem != "__init__")
+
+
+def load(name_or_file: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
+    """The config of that name (`demo`) or in that file (`my_scene.py`), overrides applied.
+
+    Args:
+      name_or_file: `:tiny` behind it asks for the size that tests run.
+      overrides: `--config.train.steps=200` and the like.
+
+    Raises:
+      InputError: no such config or field, or a value of the wrong type.
+    """
+    name, _, size = name_or_file.partition(":")
+    path = pathlib.Path(name) if name.endswith(".py") else config_folder() / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(config_names())
+        raise InputError(f"--config {name}: no such config. It is the path of a .py file or one of: {known}.")
+    config = runpy.run_path(str(path))["get_config"](size)
+    return _override(config, list(overrides))
+
+
+def _override(config: ml_collections.ConfigDict, overrides: list[str]) -> ml_collections.ConfigDict:
+    arguments = ["bdgf", *overrides]
+    values = flags.FlagValues()
+    defaults = dict(flatten(config))
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        values(arguments)
+        return values["config"].value
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(_explain(error, overrides, defaults)) from error
+
+
+def flatten(config: ml_collections.ConfigDict | dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted field name, value) of every leaf; tuples and lists are alike."""
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict | dict) and len(value):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            plain = dict(value) if isinstance(value, ml_collections.ConfigDict) else value
+            yield f"{prefix}{key}", list(plain) if isinstance(plain, tuple) else plain
+
+
+def differences(before: dict, after: dict, sections: Iterable[str]) -> list[str]:
+    """`field: before -> after` for every field of these sections that differs."""
+    wanted = tuple(f"{section}." for section in sections)
+    old, new = dict(flatten(before)), dict(flatten(after))
+    fields = [field for field in {**old, **new} if field.startswith(wanted)]
+    return [
+        f"{field}: {old.get(field)!r} -> {new.get(field)!r}" for field in fields if old.get(field) != new.get(field)
+    ]
+
+
+def _explain(error: Exception, overrides: list[str], fields: dict[str, object]) -> str:
+    for override in overrides:
+        match = re.fullmatch(r"--config\.([\w.]+)(?:=(.*))?", override)
+        if match is None:
+            return f"{override}: not understood. Overrides look like --config.train.steps=200."
+        field, value = match.groups()
+        if field not in fields:
+            near = difflib.get_close_matches(field, fields, n=1, cutoff=0.0)
+            return f"--config.{field}: there is no such field. Did you mean --config.{near[0]}?"
+        if isinstance(fields[field], int | float | bool) and value is not None:
+            try:
+                type(fields[field])(value)
+            except ValueError:
+                expected = type(fields[field]).__name__
+                return f"--config.{field}={value}: expected {expected}, such as {fields[field]!r}."
+    return f"the config can't be used with {' '.join(overrides) or 'its own values'}: {error}"

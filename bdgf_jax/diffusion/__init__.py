@@ -1,0 +1,1 @@
+"""A scene becomes a pre-trained multimodal DDPM, and the DDPM becomes diffusion features."""

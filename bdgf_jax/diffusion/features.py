@@ -1,0 +1,151 @@
+"""Diffusion features: what the frozen DDPM knows of every pixel of a scene, computed once, by overlapping tiles."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32
+
+from bdgf_jax.diffusion.schedule import NoiseSchedule, add_noise
+from bdgf_jax.errors import InputError
+
+Level = Float[np.ndarray, "h w t d"]
+
+
+def noise_field(images: Mapping[str, Float[Array, "h w _"]], seed: int) -> dict[str, Float[Array, "h w _"]]:
+    """One fixed noise for the whole scene, so that a pixel's features do not depend on the tile that it lies in."""
+    key = jax.random.key(seed)
+    return {
+        n: jax.random.normal(jax.random.fold_in(key, i), image.shape) for i, (n, image) in enumerate(images.items())
+    }
+
+
+def tile_activations(
+    graph: nnx.GraphDef,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    *,
+    levels: Sequence[int],
+    tile: int,
+    margin: int,
+    gather: Callable,
+) -> Callable:
+    """(parameters, arrays, centre) -> the decoder's activations on one tile, each level "tile tile t d".
+
+    The tile is cut with `margin` pixels round it, which are thrown away: they are there for the receptive field. Each
+    level is upsampled bilinearly to the pixels of the scene.
+
+    Args:
+      graph: of the denoiser.
+      schedule: the forward process that it was trained with.
+      timesteps: at which the image is noised.
+      levels: of the decoder, 0 the coarsest.
+      tile: side of the tiles that are kept, and
+      margin: round them, multiples of the U-Net's stride so that every tile is cut on the same coarse grid.
+      gather: (arrays, centres, side) -> crops.
+
+    Raises:
+      InputError: when traced, if a level, timestep, tile or margin does not fit the denoiser.
+    """
+    side = tile + 2 * margin
+
+    @jax.jit
+    def activations(parameters, arrays, centre):
+        model = nnx.merge(graph, parameters)
+        _check(model, schedule, timesteps, levels, tile, margin)
+        once_a_timestep = lambda array: jnp.repeat(array, len(timesteps), axis=0)
+        crop = jax.tree.map(once_a_timestep, gather(arrays, centre[None, :], side))
+        t = jnp.asarray(timesteps, jnp.int32)
+        noisy = add_noise(schedule, crop["images"], crop["noise"], t)
+        _, decoder = model(noisy, t, {name: ~valid for name, valid in crop["valid"].items()})
+        inner = slice(margin, margin + tile)
+        maps = []
+        for level in (decoder[index] for index in levels):
+            whole = jax.image.resize(level, (len(timesteps), side, side, level.shape[-1]), "bilinear")
+            maps.append(jnp.moveaxis(whole[:, inner, inner], 0, 2).astype(jnp.bfloat16))
+        return tuple(maps)
+
+    return activations
+
+
+def _check(model, schedule: NoiseSchedule, timesteps, levels, tile: int, margin: int) -> None:
+    if tile % model.stride or margin % model.stride:
+        raise InputError(
+            f"features.tile and features.margin must be multiples of {model.stride}, the stride of a U-Net of"
+            f" {len(model.levels)} levels; got {tile} and {margin}."
+        )
+    if not levels or not set(levels) <= set(range(len(model.levels))):
+        raise InputError(
+            f"features.levels must be some of 0 … {len(model.levels) - 1}, coarsest first; got {tuple(levels)}."
+        )
+    last = len(schedule.alpha_bar) - 1
+    if not timesteps or not all(0 <= t <= last for t in timesteps):
+        raise InputError(f"features.timesteps must be some of 0 … {last}; got {tuple(timesteps)}.")
+
+
+def scene_features(
+    activations: Callable,
+    parameters: nnx.State,
+    arrays: Mapping,
+    shape: tuple[int, int],
+    *,
+    tile: int,
+    on_progress: Callable[[int], None] = lambda tiles: None,
+) -> tuple[Level, ...]:
+    """The feature maps of a whole scene in bfloat16, coarsest level of the decoder first.
+
+    Args:
+      activations: made by `tile_activations` with the same tile.
+      parameters: of the denoiser.
+      arrays: images, noise and valid of the scene, by modality.
+      shape: rows and columns of the scene.
+      tile: side of the tiles whose centres are kept.
+      on_progress: told the number of tiles done, after each.
+    """
+    height, width = shape
+    maps: list[np.ndarray] = []
+    for row in range(0, height, tile):
+        for column in range(0, width, tile):
+            centre = jnp.array([row + tile // 2, column + tile // 2], jnp.int32)
+            levels = [np.asarray(level) for level in activations(parameters, arrays, centre)]
+            if not maps:
+                maps = [np.zeros((height, width, *level.shape[2:]), ml_dtypes.bfloat16) for level in levels]
+            for target, level in zip(maps, levels):
+                window = target[row : row + tile, column : column + tile]
+                window[...] = level[: window.shape[0], : window.shape[1]]
+            on_progress(1)
+    return tuple(maps)
+
+
+def tile_count(shape: tuple[int, int], tile: int) -> int:
+    """Number of tiles that cover a scene."""
+    return -(-shape[0] // tile) * -(-shape[1] // tile)
+
+
+class FeatureStatistics(NamedTuple):
+    """Mean and deviation of each level's channels over a scene, for each timestep; they travel with the model."""
+
+    mean: tuple[Float32[np.ndarray, "t d"], ...]
+    deviation: tuple[Float32[np.ndarray, "t d"], ...]
+
+
+def fit_feature_statistics(levels: Sequence[Level], valid: Bool[np.ndarray, "h w"]) -> FeatureStatistics:
+    """Statistics over at most 65 536 valid pixels, spread evenly over the scene."""
+    pixels = np.flatnonzero(valid)
+    pixels = pixels[:: max(1, len(pixels) // 65536)]
+    samples = [level.reshape(-1, *level.shape[2:])[pixels].astype(np.float32) for level in levels]
+    return FeatureStatistics(
+        tuple(sample.mean(0) for sample in samples), tuple(np.maximum(sample.std(0), 1e-6) for sample in samples)
+    )
+
+
+def standardise_features(levels: Sequence[Level], statistics: FeatureStatistics) -> tuple[Level, ...]:
+    """Every channel with zero mean and unit deviation: what the classifier is guided by [ours]."""
+    rows = lambda level, mean, deviation: np.stack(
+        [((row.astype(np.float32) - mean) / deviation).astype(ml_dtypes.bfloat16) for row in level]
+    )
+    return tuple(map(rows, levels, *statistics))

@@ -1,0 +1,109 @@
+"""The two stretches of the road that train: the DDPM without labels, then the classifier that it guides."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bdgf_jax import mapping
+from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
+from bdgf_jax.classifier.objective import classification_objective
+from bdgf_jax.diffusion.denoiser import build_denoiser
+from bdgf_jax.diffusion.masking import masking_rule
+from bdgf_jax.diffusion.objective import initial_carry, pretraining_objective
+from bdgf_jax.diffusion.schedule import noise_schedule
+from bdgf_jax.errors import InputError
+from bdgf_jax.evaluation.metrics import confusion_matrix, scores
+from bdgf_jax.evaluation.prediction import predict_scene
+from bdgf_jax.run import Run
+from bdgf_jax.scenes.patches import gather
+from bdgf_jax.training.loop import fit
+from bdgf_jax.training.mesh import make_mesh
+
+
+def pretrain(run: Run) -> nnx.State:
+    """Pre-trains the multimodal DDPM, or continues to; the exponential average of its parameters.
+
+    Raises:
+      InputError: the config asks for something that does not exist or does not fit.
+    """
+    config = run.config
+    graph, parameters = build_denoiser(config.diffusion, run.channels, config.pretrain.seed)
+    rule = masking_rule(config.masking, len(run.channels), config.pretrain.batch_size)
+    objective = pretraining_objective(
+        graph,
+        noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
+        rule,
+        config.diffusion,
+        config.masking,
+        modalities=tuple(run.channels),
+        crop=config.pretrain.crop,
+        steps=config.pretrain.steps,
+        gather=gather,
+    )
+    state = fit(
+        objective,
+        parameters,
+        carry=initial_carry(rule, len(run.channels)),
+        data={"images": run.images, "valid": run.valid},
+        candidates=np.argwhere(run.scene.valid).astype(np.int32),
+        config=config.pretrain,
+        workdir=run.workdir / "pretrain",
+        title="Pre-training",
+        mesh=make_mesh(config.mesh),
+    )
+    return state.ema
+
+
+def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
+    """Trains the guided classifier, or continues to; the exponential average of its parameters.
+
+    Args:
+      run: its `train` pixels are learnt from, its `validation` pixels watched.
+      guidance: diffusion features of the scene, by level.
+
+    Raises:
+      InputError: there is no training pixel, or the config asks for something that does not exist or does not fit.
+    """
+    config, scene = run.config, run.scene
+    candidates = scene.centres("train")
+    if not len(candidates):
+        raise InputError(
+            "the scene has no training pixel: check scene.labels and scene.split (`bdgf inspect` shows them)."
+        )
+    graph, parameters = mapping.build(run, guidance)
+    labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
+    if config.train.class_balance == "balanced":
+        candidates = balanced_candidates(candidates, labels)
+    validation = scene.masks["validation"]
+    watched = bool(config.train.evaluate_every and validation.any())
+    data = {"images": run.images, "guidance": guidance}
+    on_device = jax.tree.map(jnp.asarray, data)
+    classify = mapping.classifier_function(run, graph)
+
+    def evaluate(parameters: nnx.State) -> dict[str, float]:
+        probabilities = predict_scene(
+            lambda centres: classify(parameters, on_device, centres),
+            scene.shape,
+            stride=config.classifier.centre,
+            batch_size=config.predict.batch_size,
+            where=validation,
+        )
+        prediction = probabilities["fused"][validation].argmax(-1)
+        figures = scores(confusion_matrix(scene.labels[validation], prediction, len(scene.classes)))
+        return {f"validation/{name}": float(figures[name]) for name in ("oa", "aa", "kappa")}
+
+    state = fit(
+        classification_objective(graph, config.classifier, config.train, gather=gather),
+        parameters,
+        carry=(),
+        data=data | {"labels": labels, "class_weights": class_weights(labels, len(scene.classes))},
+        candidates=candidates,
+        config=config.train,
+        workdir=run.workdir / "train",
+        title="Training",
+        evaluate=evaluate if watched else None,
+        best="validation/aa" if watched else None,
+        mesh=make_mesh(config.mesh),
+    )
+    return state.ema

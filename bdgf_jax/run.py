@@ -1,0 +1,132 @@
+"""A run: its workdir, its configuration and its scene, and the records that it keeps of them."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from bdgf_jax import configuration
+from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.loading import load_scene
+from bdgf_jax.scenes.scene import Scene
+from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
+
+# A run that was started with other values of these cannot be continued; the other sections only shape what is shown.
+TRAINING_SECTIONS = ("scene", "diffusion", "masking", "pretrain", "features", "classifier", "train")
+LIBRARIES = ("bdgf-jax", "bdgf-kernels", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What every stretch of the road is given: `images` are the scene's modalities as the models see them."""
+
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+    scene: Scene
+    transforms: dict[str, BandTransform]
+    images: dict[str, Float[ndarray, "h w _"]]
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each modality as the models see it."""
+        return {name: image.shape[-1] for name, image in self.images.items()}
+
+    @property
+    def valid(self) -> dict[str, Bool[ndarray, "h w"]]:
+        """Pixels of each modality that hold data."""
+        return {name: modality.valid for name, modality in self.scene.modalities.items()}
+
+
+def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path, scene: Scene | None = None) -> Run:
+    """Checks that the workdir can be used by this config, reads the scene, and notes both in the workdir.
+
+    Args:
+      config: the resolved configuration.
+      workdir: made if it is not there.
+      scene: given when it was read already.
+
+    Raises:
+      InputError: the workdir cannot be written or holds a run of another configuration; the scene cannot be used.
+    """
+    _check_workdir(config, workdir)
+    scene = load_scene(config.scene) if scene is None else scene
+    statistics = config.scene.statistics
+    transforms = {
+        name: fit_band_transform(modality, mode=statistics.mode, components=statistics.components)
+        for name, modality in scene.modalities.items()
+    }
+    images = {name: apply_band_transform(transforms[name], modality) for name, modality in scene.modalities.items()}
+    versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions})
+    write_json(workdir / "scene.json", describe_scene(scene, transforms))
+    return Run(config, workdir, scene, transforms, images)
+
+
+def describe_scene(scene: Scene, transforms: dict[str, BandTransform]) -> dict[str, Any]:
+    """What was read, as `scene.json` keeps it; statistics, band names and class table travel with the model in it."""
+    return {
+        "name": scene.name,
+        "shape": list(scene.shape),
+        "georeference": dataclasses.asdict(scene.georeference) if scene.georeference else None,
+        "sources": [dataclasses.asdict(source) for source in scene.sources],
+        "modalities": {
+            name: {
+                "kind": modality.kind,
+                "bands": list(modality.bands),
+                "range": [float(modality.image.min()), float(modality.image.max())],
+                "nodata_pixels": int((~modality.valid).sum()),
+                "statistics": transforms[name].to_dict(),
+            }
+            for name, modality in scene.modalities.items()
+        },
+        "classes": [dataclasses.asdict(cover) for cover in scene.classes],
+        "split": {"description": scene.split, **{name: int(mask.sum()) for name, mask in scene.masks.items()}},
+        "findings": [dataclasses.asdict(finding) for finding in scene.findings],
+    }
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The record in a file, or nothing where there is no such file.
+
+    Raises:
+      InputError: the file is not JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error}). Delete it, or use another --workdir.") from error
+
+
+def write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
+    """Writes a record in one move, so that a reader never meets half of one."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def _check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}).") from error
+    before = read_json(workdir / "config.json").get("config")
+    if before is None:
+        return
+    after = json.loads(json.dumps(config.to_dict()))
+    if changed := configuration.differences(before, after, TRAINING_SECTIONS):
+        listed = "\n  ".join(changed)
+        raise InputError(
+            f"--workdir {workdir} holds a run of another configuration:\n  {listed}\n"
+            "Take these fields back to continue it, or start afresh in another --workdir."
+        )

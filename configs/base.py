@@ -1,0 +1,168 @@
+"""Every field of a run and what it means. The other configs state only where they differ.
+
+Override any field on the command line, such as `--config.train.steps=200`.
+"""
+
+import ml_collections
+
+
+def get_config(size: str = "") -> ml_collections.ConfigDict:
+    del size
+    config = ml_collections.ConfigDict()
+
+    # What is classified: one grid, two or more modalities.
+    config.scene = ml_collections.ConfigDict(
+        {
+            "name": "scene",
+            "source": "files",  # files | synthetic
+            "folder": "",  # relative file names start here; ~ is expanded
+            "synthetic": {"height": 96, "width": 96, "bands": 48, "classes": 6, "seed": 0},
+            # name -> {file, key (of .mat and .npz), bands (1-based; empty = all), kind, nodata, scale};
+            # kind is optical | sar | height and says how it is drawn
+            "modalities": {},
+            "reference": "",  # the modality whose grid all others are resampled onto; empty = the first
+            "resampling": "bilinear",  # nearest | bilinear | cubic | average
+            "labels": {
+                "file": "",
+                "key": "",
+                "ignore": (0,),  # values that mean unlabelled
+                "names": {},  # value -> class name
+                "colours": {},  # value -> #rrggbb
+                "minimum_test_pixels": 0,  # classes with fewer are dropped from the split, and said
+            },
+            "split": {
+                "kind": "blocks",  # blocks | per_class (random pixels: leaks, and the report says so) | masks (files)
+                "block": 16,  # side of a block, pixels
+                "train_blocks": 0.35,  # share of the blocks that training pixels come from
+                "per_class": 60,  # training pixels a class, at most
+                "guard": 10,  # every test pixel lies further than this from every training pixel, pixels
+                "validation_blocks": 0.0,  # share of the training blocks set aside whole, for choosing
+                "seed": 0,
+                "train_file": "",
+                "test_file": "",
+                "train_key": "",
+                "test_key": "",
+            },
+            # whiten: principal components of unit variance, at most `components` a modality; standardise: by band
+            "statistics": {"mode": "whiten", "components": 30},
+        }
+    )
+
+    # The multimodal DDPM.
+    config.diffusion = ml_collections.ConfigDict(
+        {
+            "schedule": "cosine",  # cosine | linear
+            "timesteps": 1000,
+            "target": "noise",  # at visible pixels: noise | clean | velocity; at hidden ones always clean
+            "hidden_weight": 0.1,  # of the loss at hidden pixels
+            "width": 32,
+            "multipliers": (1, 2, 2),  # of the width, one a level
+            "blocks": 1,  # residual blocks a level, on the way down and on the way up
+            "dtype": "float32",  # of the convolutions: float32 | bfloat16
+        }
+    )
+
+    # Which pixels of which modality the DDPM has to do without.
+    config.masking = ml_collections.ConfigDict(
+        {
+            "rule": "adaptive",  # none | fixed | random | adaptive | loss_ratio | miam
+            "ratio": 0.1,  # probability that a modality is hidden; the highest one for loss_ratio
+            "floor": 0.02,  # lowest probability, of adaptive and loss_ratio
+            "alpha": 0.5,  # how steeply adaptive and loss_ratio answer to a lead
+            "temperature": 0.2,  # of loss_ratio's softmax over skills
+            "exponent": 1.0,  # of miam's weights
+            "concentration": 10.0,  # of miam's Beta distributions
+            "whole": 0.5,  # share of the samples whose modalities are hidden whole; the others lose cells
+            "cell": 8,  # side of a cell, pixels
+            "ramp": (0.5, 0.8),  # shares of the training between which masking grows from nothing to `ratio`
+            "decay": 0.99,  # of the average of each modality's skill
+        }
+    )
+
+    # Optimisation of the DDPM. Every figure in steps.
+    config.pretrain = _optimisation(steps=1500, batch_size=16, learning_rate=2e-3)
+    config.pretrain.crop = 32  # side of the crops, a multiple of 2 ** (levels - 1)
+
+    # What the classifier is guided by.
+    config.features = ml_collections.ConfigDict(
+        {
+            "source": "ddpm",  # ddpm | untrained (the control) | none
+            "timesteps": (50, 100, 400),
+            "levels": (0, 1, 2),  # of the decoder, coarsest first
+            "tile": 64,  # the scene is passed through the DDPM in tiles of this side …
+            "margin": 16,  # … with this many pixels round each, thrown away afterwards
+            "seed": 0,  # of the one noise field that the scene is mixed with
+        }
+    )
+
+    # The three guided branches.
+    config.classifier = ml_collections.ConfigDict(
+        {
+            "branches": ("cnn", "mamba", "transformer"),
+            "patch": 11,  # side of the patch round a pixel, odd
+            "centre": 1,  # side s of the patch's centre that is predicted, odd
+            "width": 32,
+            "stages": 3,
+            "dropout": 0.1,
+            # how diffusion features guide each branch: any of fusion, group_channel_attention,
+            # channel_cross_attention, cross_attention, concatenation, none
+            "guidance": {"cnn": "fusion", "mamba": "group_channel_attention", "transformer": "cross_attention"},
+            "merge_timesteps": "softmax",  # over the features' timesteps: softmax (learned) | mean | concat
+            "groups": 4,  # of group channel attention
+            "reduction": 4,  # of its bottleneck
+            "heads": 4,  # of the transformer
+            "state": 8,  # of the selective scan, a channel
+            "expansion": 1.0,  # of the Mamba branch
+            "directions": "four",  # four | grouped: all channels in each direction, or a quarter of them in each
+            "convolution": "causal",  # before the scans, depthwise: causal (along the raster) | square
+            "head": "mean_and_token",  # of each pixel: mean of the tokens round it, and the token itself too
+            "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
+            # factors of the losses that align the branches
+            "mutual": {
+                "entropy": 0.1,
+                "alignment": "both",  # of probabilities: entropy | divergence | both
+                "sure_teachers": True,  # a branch teaches in proportion to its certainty
+                "similarity": 0.1,
+                "kind": "cosine",  # of features: cosine | relational
+                "ramp": 0.2,  # share of the training in which both rise from nothing
+            },
+        }
+    )
+
+    # Optimisation of the classifier.
+    config.train = _optimisation(steps=400, batch_size=64, learning_rate=1e-3)
+    config.train.class_balance = "balanced"  # none | weighted (the loss) | balanced (the batches)
+    config.train.label_smoothing = 0.05
+    config.train.augment = True  # flips and quarter turns
+
+    config.predict = ml_collections.ConfigDict(
+        {
+            "stride": 1,  # distance between the patches of a map, at most classifier.centre
+            "batch_size": 256,
+            "probabilities": False,  # write probabilities.tif too
+        }
+    )
+
+    # Devices: -1 takes what is left.
+    config.mesh = ml_collections.ConfigDict({"data": -1, "model": 1})
+    config.report = ml_collections.ConfigDict({"samples": 4, "sampling_steps": 50})
+    return config
+
+
+def _optimisation(*, steps: int, batch_size: int, learning_rate: float) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,  # the highest; reached linearly, left along a cosine
+            "warmup": 50,
+            "weight_decay": 0.01,
+            "clip": 1.0,  # of the gradient's global norm
+            "ema": 0.999,  # decay of the parameters' average, which later stages use
+            "seed": 0,
+            "log_every": 20,
+            "evaluate_every": 0,  # 0 = never; needs validation pixels
+            "checkpoint_every": 200,
+            "keep": 2,  # checkpoints kept, the best one besides
+        }
+    )

@@ -1,0 +1,37 @@
+"""A 224×224 tile of Sentinel-2, Sentinel-1 and a height model, labelled by a land-cover product.
+
+Source: TerraMesh tiles, as in the examples of IBM's terramind. `scene.folder` names the folder of one tile, which
+holds S2L2A.tif, S1RTC.tif, DEM.tif and LULC.tif.
+Command: bdgf run --config sentinel_lulc --config.scene.folder=sentinel_lulc/433D_629L_3_1
+"""
+
+from bdgf_jax import configuration
+
+CLASSES = {
+    "1": ("water", "#2b7bba"),
+    "2": ("trees", "#1b6e3a"),
+    "3": ("flooded vegetation", "#66c2a5"),
+    "4": ("crops", "#e5b83a"),
+    "5": ("built", "#c0392b"),
+    "6": ("bare", "#a38f7a"),
+    "9": ("rangeland", "#b5d06b"),
+}
+
+
+def get_config(size: str = ""):
+    config = configuration.load("base")
+    config.scene.name = "sentinel_lulc"
+    config.scene.modalities = {
+        "s2": {"file": "S2L2A.tif", "kind": "optical"},
+        "s1": {"file": "S1RTC.tif", "kind": "sar"},
+        "dem": {"file": "DEM.tif", "kind": "height"},
+    }
+    config.scene.labels.file = "LULC.tif"
+    config.scene.labels.names = {value: name for value, (name, _) in CLASSES.items()}
+    config.scene.labels.colours = {value: colour for value, (_, colour) in CLASSES.items()}
+    config.scene.labels.minimum_test_pixels = 100
+    if size == "tiny":
+        config.diffusion.width = 8
+        config.pretrain.steps = 20
+        config.train.steps = 20
+    return config

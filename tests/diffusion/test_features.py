@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bdgf_jax.diffusion.features import (
+    fit_feature_statistics,
+    noise_field,
+    scene_features,
+    standardise_features,
+    tile_activations,
+    tile_count,
+)
+from bdgf_jax.diffusion.schedule import noise_schedule
+from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.patches import gather
+
+SHAPE = (50, 34)
+
+
+@pytest.fixture(scope="module")
+def arrays(channels):
+    key = jax.random.key(0)
+    images = {name: jax.random.normal(key, (*SHAPE, c)) for name, c in channels.items()}
+    valid = {name: jnp.ones(SHAPE, bool) for name in channels}
+    return {"images": images, "valid": valid, "noise": noise_field(images, 0)}
+
+
+def maps(denoiser, arrays, tile, margin, levels=(0, 1), timesteps=(5, 40)):
+    graph, parameters = denoiser
+    activations = tile_activations(
+        graph, noise_schedule("cosine", 100), timesteps, levels=levels, tile=tile, margin=margin, gather=gather
+    )
+    return scene_features(activations, parameters, arrays, SHAPE, tile=tile)
+
+
+def test_levels_come_at_the_scene_s_resolution_with_every_timestep(denoiser, arrays):
+    assert [level.shape for level in maps(denoiser, arrays, 32, 16)] == [(*SHAPE, 2, 16), (*SHAPE, 2, 8)]
+
+
+def test_tiles_of_any_size_give_the_features_of_one_piece(denoiser, arrays):
+    pieces, whole = maps(denoiser, arrays, 16, 16), maps(denoiser, arrays, 64, 16)
+    for small, large in zip(pieces, whole):
+        np.testing.assert_allclose(small.astype(np.float32), large.astype(np.float32), atol=0.05)
+
+
+def test_a_chosen_level_is_the_same_alone(denoiser, arrays):
+    np.testing.assert_array_equal(maps(denoiser, arrays, 32, 16, levels=(1,))[0], maps(denoiser, arrays, 32, 16)[1])
+
+
+def test_progress_counts_every_tile(denoiser, arrays):
+    graph, parameters = denoiser
+    activations = tile_activations(
+        graph, noise_schedule("cosine", 100), (5,), levels=(1,), tile=32, margin=8, gather=gather
+    )
+    done = []
+    scene_features(activations, parameters, arrays, SHAPE, tile=32, on_progress=done.append)
+    assert sum(done) == tile_count(SHAPE, 32) == 4
+
+
+def test_standardised_features_have_zero_mean_and_unit_deviation_where_there_is_data():
+    level = np.random.default_rng(0).normal(3.0, 2.0, (40, 40, 2, 5)).astype(np.float32)
+    valid = np.arange(40)[None, :] < np.full(40, 30)[:, None]
+    level[~valid] = 1e6
+    standardised = standardise_features([level], fit_feature_statistics([level], valid))[0].astype(np.float32)
+    np.testing.assert_allclose(standardised[valid].mean(0), 0.0, atol=0.01)
+    np.testing.assert_allclose(standardised[valid].std(0), 1.0, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 15, "margin": 8}, "features.tile and features.margin must be multiples of 2"),
+        (
+            {"tile": 16, "margin": 8, "levels": (2,)},
+            r"features.levels must be some of 0 … 1, coarsest first; got \(2,\)",
+        ),
+        ({"tile": 16, "margin": 8, "timesteps": (100,)}, "features.timesteps must be some of 0 … 99"),
+    ],
+)
+def test_what_does_not_fit_the_denoiser_is_refused(denoiser, arrays, options, message):
+    with pytest.raises(InputError, match=message):
+        maps(denoiser, arrays, **options)
