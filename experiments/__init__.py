@@ -1,0 +1,1 @@
+"""Experiments: what a paper's section of results would be made of."""

@@ -1,0 +1,161 @@
+"""What shallow classifiers reach on the same pixels: forests, support vectors and votes on pixels and on profiles.
+
+Profiles are openings and closings by reconstruction, after Benediktsson, Palmason and Sveinsson, "Classification of
+hyperspectral data from urban areas based on extended morphological profiles", IEEE TGRS 43 (2005).
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.ndimage import uniform_filter
+from scipy.special import softmax
+from skimage.morphology import dilation, disk, erosion, reconstruction
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
+
+from bdgf_jax.scenes.scene import UNLABELLED, Scene
+from bdgf_jax.scenes.statistics import apply_band_transform, fit_band_transform
+
+COMPONENTS = 4  # of each modality, that profiles and windows are made of
+RADII = (2, 4, 8)
+WINDOWS = (3, 7, 11)
+METHODS = ("rf_pixels", "svm_pixels", "rf_profiles", "svm_profiles", "lda_profiles", "soft_vote")
+VOTERS = ("lda_profiles", "rf_profiles", "boosting_profiles")
+TREES = 300
+JOBS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineFeatures:
+    """Features of a scene's labelled pixels, one row each; every column has mean 0 and variance 1, or is constant.
+
+    Args:
+      rows: row of each pixel, -1 where it is unlabelled.
+      columns: the bands of all modalities, then profiles and windows of their leading components.
+      modality: number of the modality from which each column comes.
+      band_count: how many of the columns are bands.
+    """
+
+    rows: Int[np.ndarray, "h w"]
+    columns: Float[np.ndarray, "n f"]
+    modality: Int[np.ndarray, " f"]
+    band_count: int
+
+    @property
+    def bands(self) -> Float[np.ndarray, "n c"]:
+        """The spectrum of each pixel alone."""
+        return self.columns[:, : self.band_count]
+
+    @property
+    def balanced(self) -> Float[np.ndarray, "n f"]:
+        """All columns, scaled so that every modality has the same total variance, however many bands it has."""
+        return self.columns / np.sqrt(np.bincount(self.modality)[self.modality]).astype(np.float32)
+
+
+def baseline_features(scene: Scene) -> BaselineFeatures:
+    """Computes the features that all baselines and all seeds of a scene share; labels say only where they are kept."""
+    labelled = scene.labels != UNLABELLED
+    rows = np.full(scene.shape, -1, np.int32)
+    rows[labelled] = np.arange(labelled.sum())
+    bands, filtered = [], []
+    for modality in scene.modalities.values():
+        standardising = fit_band_transform(modality, mode="standardise")
+        whitening = fit_band_transform(modality, mode="whiten", components=COMPONENTS)
+        bands.append(apply_band_transform(standardising, modality)[labelled])
+        components = np.moveaxis(apply_band_transform(whitening, modality), -1, 0)
+        images = [image for each in components for image in (*morphological_profile(each), *local_statistics(each))]
+        filtered.append(np.stack([image[labelled] for image in images], axis=1))
+    blocks = bands + filtered
+    numbers = 2 * [*range(len(scene.modalities))]
+    columns = np.concatenate(blocks, axis=1)
+    deviation = columns.std(axis=0)
+    return BaselineFeatures(
+        rows=rows,
+        columns=((columns - columns.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)).astype(np.float32),
+        modality=np.repeat(numbers, [block.shape[1] for block in blocks]),
+        band_count=sum(block.shape[1] for block in bands),
+    )
+
+
+def baselines(
+    scene: Scene, features: BaselineFeatures, seed: int, methods: Iterable[str] = METHODS
+) -> dict[str, Float[np.ndarray, "n k"]]:
+    """Trains each method on the training pixels; its class probabilities at the test pixels, in raster order.
+
+    Those of support vector machines are the softmax of their decision values: right in their order, not calibrated.
+
+    Raises:
+      ValueError: the features lack a training or test pixel, since they were computed when it had no label.
+    """
+    train, test = (features.rows[scene.masks[name]] for name in ("train", "test"))
+    if min(train.min(), test.min()) < 0:
+        raise ValueError("The features were computed for a scene with fewer labels; compute them anew for this split.")
+    labels = scene.labels[scene.masks["train"]]
+    bands, everything, balanced = features.bands, features.columns, features.balanced
+    models = {
+        "rf_pixels": (_forest(seed), bands),
+        "svm_pixels": (_support_vectors(bands[train], labels, seed), bands),
+        "rf_profiles": (_forest(seed), everything),
+        "svm_profiles": (_support_vectors(balanced[train], labels, seed), balanced),
+        "lda_profiles": (LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"), everything),
+        "boosting_profiles": (HistGradientBoostingClassifier(random_state=seed), everything),
+    }
+
+    @functools.cache
+    def probabilities(method: str) -> Float[np.ndarray, "n k"]:
+        if method == "soft_vote":
+            return np.mean([probabilities(voter) for voter in VOTERS], axis=0)
+        model, inputs = models[method]
+        # On so few pixels boosting's threads mostly wait for each other: minutes on a busy machine, seconds with one.
+        with threadpool_limits(1, user_api="openmp"):
+            return _probabilities(model.fit(inputs[train], labels), inputs[test], len(scene.classes))
+
+    return {method: probabilities(method) for method in methods}
+
+
+def morphological_profile(image: Float[np.ndarray, "h w"]) -> Iterator[Float[np.ndarray, "h w"]]:
+    """Opening and closing by reconstruction for each disk: what is smaller goes, what stays keeps its outline."""
+    for radius in RADII:
+        footprint = disk(radius)
+        yield reconstruction(erosion(image, footprint), image, method="dilation")
+        yield reconstruction(dilation(image, footprint), image, method="erosion")
+
+
+def local_statistics(image: Float[np.ndarray, "h w"]) -> Iterator[Float[np.ndarray, "h w"]]:
+    """Mean and standard deviation in each window, reflected at the border."""
+    image = image.astype(np.float64)
+    for side in WINDOWS:
+        mean = uniform_filter(image, side, mode="reflect")
+        yield mean
+        yield np.sqrt(np.maximum(uniform_filter(image**2, side, mode="reflect") - mean**2, 0.0))
+
+
+def _forest(seed: int) -> RandomForestClassifier:
+    return RandomForestClassifier(TREES, random_state=seed, n_jobs=JOBS)
+
+
+def _support_vectors(inputs: Float[np.ndarray, "n f"], labels: Int[np.ndarray, " n"], seed: int) -> GridSearchCV:
+    """A machine with a Gaussian kernel, its C and γ chosen by cross-validation on the training pixels."""
+    gamma = 1.0 / (inputs.shape[1] * inputs.var())
+    grid = {"C": [1.0, 10.0, 100.0, 1000.0], "gamma": [0.1 * gamma, 0.3 * gamma, gamma, 3.0 * gamma]}
+    smallest = np.unique(labels, return_counts=True)[1].min()
+    folds = StratifiedKFold(int(np.clip(smallest, 2, 5)), shuffle=True, random_state=seed)
+    return GridSearchCV(SVC(break_ties=True), grid, cv=folds, n_jobs=JOBS)
+
+
+def _probabilities(model: Any, inputs: Float[np.ndarray, "n f"], classes: int) -> Float[np.ndarray, "n k"]:
+    if hasattr(model, "predict_proba"):
+        known = model.predict_proba(inputs)
+    else:
+        values = model.decision_function(inputs)
+        known = softmax(values if values.ndim == 2 else np.stack([-values, values], axis=1), axis=1)
+    probabilities = np.zeros((len(inputs), classes), np.float32)
+    probabilities[:, model.classes_] = known  # classes without a training pixel stay at 0
+    return probabilities
