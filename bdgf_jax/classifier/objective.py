@@ -56,7 +56,7 @@ def classification_objective(
         predictions = nnx.merge(graph, parameters)(*patches, rngs=nnx.Rngs(dropout=dropout_key))
         weights = data["class_weights"] if train.class_balance == "weighted" else None
         terms = loss_terms(predictions, labels, weights, mutual=mutual, smoothing=train.label_smoothing)
-        ramp = jnp.minimum(step / max(1.0, mutual.ramp * train.steps), 1.0).astype(jnp.float32)
+        ramp = jnp.minimum(step.astype(jnp.float32) / max(1.0, mutual.ramp * train.steps), 1.0)
         factors = {"loss/entropy": mutual.entropy * ramp, "loss/similarity": mutual.similarity * ramp}
         loss = sum(factors.get(name, 1.0) * term for name, term in terms.items())
         return loss, (terms, carry)

@@ -1,0 +1,140 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bdgf_jax.errors import InputError
+
+
+def classify(graph, parameters, patches, branches=None):
+    return nnx.merge(graph, parameters)(*patches, branches=branches)
+
+
+classify = jax.jit(classify, static_argnames=("graph", "branches"))
+
+
+def test_parameters_are_the_only_state(make):
+    graph, parameters, others = nnx.split(make(), nnx.Param, ...)
+    del graph
+    assert jax.tree.leaves(parameters)
+    assert not jax.tree.leaves(others)
+
+
+def test_patches_of_a_batch_are_classified_each_by_itself(make, patches):
+    graph, parameters = nnx.split(make())
+    order = jnp.array([2, 0, 3, 1])
+    shuffled = classify(graph, parameters, jax.tree.map(lambda x: x[order], patches))
+    for ours, expected in zip(jax.tree.leaves(shuffled), jax.tree.leaves(classify(graph, parameters, patches))):
+        np.testing.assert_allclose(ours, expected[order], atol=1e-5)
+
+
+def test_the_fused_prediction_is_the_mean_of_the_branches_probabilities(make, patches):
+    graph, parameters = nnx.split(make())
+    predictions = classify(graph, parameters, patches)
+    mean = sum(jax.nn.softmax(logits) for logits in predictions.logits.values()) / 3.0
+    np.testing.assert_allclose(jnp.exp(predictions.fused), mean, rtol=1e-5)
+
+
+def test_a_branch_left_out_changes_nothing_in_the_others(make, patches):
+    graph, parameters = nnx.split(make())
+    whole, part = (
+        classify(graph, parameters, patches),
+        classify(graph, parameters, patches, branches=("transformer", "cnn")),
+    )
+    assert set(part.logits) == set(part.embeddings) == {"transformer", "cnn"}
+    for name, logits in part.logits.items():
+        np.testing.assert_allclose(logits, whole.logits[name], atol=1e-6)
+    mean = sum(jax.nn.softmax(whole.logits[name]) for name in part.logits) / 2.0
+    np.testing.assert_allclose(jnp.exp(part.fused), mean, rtol=1e-5)
+
+
+def test_several_seeds_run_as_one_under_vmap(make, patches):
+    graph, first = nnx.split(make(seed=0))
+    _, second = nnx.split(make(seed=1))
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
+    together = jax.jit(jax.vmap(lambda parameters: nnx.merge(graph, parameters)(*patches).fused))(both)
+    for index, parameters in enumerate((first, second)):
+        np.testing.assert_allclose(together[index], classify(graph, parameters, patches).fused, atol=1e-5)
+
+
+def test_dropout_needs_a_key_and_repeats_with_it(config, make, patches):
+    config.branches = ("cnn",)
+    config.dropout = 0.5
+    graph, parameters = nnx.split(make())
+    predict = jax.jit(
+        lambda key: nnx.merge(graph, parameters)(*patches, rngs=None if key is None else nnx.Rngs(dropout=key)).fused
+    )
+    one, again, other, none = (predict(key) for key in (jax.random.key(1), jax.random.key(1), jax.random.key(2), None))
+    np.testing.assert_array_equal(one, again)
+    assert jnp.abs(one - other).max() > 1e-3
+    np.testing.assert_array_equal(none, predict(None))
+
+
+def test_guidance_changes_every_branch_and_none_where_there_is_none(config, make, patches):
+    graph, parameters = nnx.split(make())
+    images, guidance = patches
+    plain = classify(graph, parameters, patches)
+    other = classify(graph, parameters, (images, [level + 1.0 for level in guidance]))
+    for name in plain.logits:
+        assert jnp.abs(plain.logits[name] - other.logits[name]).max() > 1e-3
+    config.branches = ("cnn",)
+    config.guidance.cnn = "none"
+    for model in (make(), make(guidance=())):
+        assert not jax.tree.leaves(nnx.state(model.merges))
+        assert model(images, ()).fused.shape == (4, 1, 1, 3)
+
+
+def test_stages_share_levels_where_there_are_fewer(config, make):
+    config.branches = ("cnn",)
+    assert [guide.level for guide in make(guidance=(6,)).branches["cnn"].guides] == [0, 0]
+    assert [guide.level for guide in make(guidance=(6, 4)).branches["cnn"].guides] == [0, 1]
+    config.stages = 3
+    assert [guide.level for guide in make(guidance=(6, 4)).branches["cnn"].guides] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("fusion", ["mean", "head"])
+def test_the_centre_of_the_patch_is_predicted_densely(config, make, patches, fusion):
+    config.branches = ("cnn",)
+    config.centre = 3
+    config.fusion = fusion
+    predictions = make()(*patches)
+    assert predictions.fused.shape == predictions.logits["cnn"].shape == (4, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"branches": ("cnn", "rnn")}, r"branches is .* expected some of cnn, mamba, transformer"),
+        ({"branches": ()}, "branches is"),
+        ({"fusion": "vote"}, "fusion is 'vote'; expected one of mean, head"),
+        ({"centre": 2}, r"must be odd .* got 5 and 2"),
+        ({"centre": 7}, "no larger than the patch"),
+        ({"stages": 1}, "2 levels of diffusion features for 1 stages"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(config, make, changes, message):
+    config.update(changes)
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_inputs_of_another_kind_are_refused(config, make, patches):
+    config.branches = ("cnn",)
+    images, guidance = patches
+    model = make()
+    with pytest.raises(InputError, match="made for hsi, sar; not so with lidar"):
+        model(images | {"lidar": images["sar"]}, guidance)
+    with pytest.raises(InputError, match="2 levels of diffusion features, got 1"):
+        model(images, guidance[:1])
+    with pytest.raises(InputError, match="patches of side 5"):
+        model(jax.tree.map(lambda image: image[:, :3, :3], images), guidance)
+    with pytest.raises(InputError, match="expected some of cnn, which were trained"):
+        model(images, guidance, branches=("mamba",))
+
+
+def test_a_fused_head_cannot_do_without_a_branch(config, make, patches):
+    config.branches = ("cnn", "transformer")
+    config.fusion = "head"
+    with pytest.raises(InputError, match="the fused head reads all of cnn, transformer"):
+        make()(*patches, branches=("cnn",))
