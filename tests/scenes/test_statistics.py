@@ -6,7 +6,12 @@ from sklearn.decomposition import PCA
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.scene import Modality
-from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
+from bdgf_jax.scenes.statistics import (
+    BandTransform,
+    apply_band_transform,
+    fit_band_transform,
+    invert_band_transform,
+)
 
 
 @pytest.fixture
@@ -60,6 +65,14 @@ def test_a_transform_survives_json_to_the_last_bit(modality, spectra):
     np.testing.assert_array_equal(
         apply_band_transform(again, modality(spectra)), apply_band_transform(transform, modality(spectra))
     )
+
+
+@pytest.mark.parametrize("mode", ["whiten", "standardise"])
+def test_the_inverse_gives_back_the_bands(modality, spectra, mode):
+    spectra[..., 4] = 12.0
+    transform = fit_band_transform(modality(spectra), mode=mode, components=9)
+    bands = invert_band_transform(transform, apply_band_transform(transform, modality(spectra)))
+    np.testing.assert_allclose(bands, spectra, rtol=1e-4, atol=0.05)
 
 
 def test_statistics_by_chunks_are_those_of_the_whole(modality, spectra, monkeypatch):
