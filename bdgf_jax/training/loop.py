@@ -129,8 +129,9 @@ def fit(
                     break
 
     if asked_to_stop:
-        print(f"{title} was asked to stop (SIGTERM) and is saved after step {int(state.step)} of {config.steps}.")
-        print("The same command continues from there.", flush=True)
+        if speaks:
+            print(f"{title} was asked to stop (SIGTERM) and is saved after step {int(state.step)} of {config.steps}.")
+            print("The same command continues from there.", flush=True)
         raise SystemExit(0)
     return state
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import bdgf_jax
 from bdgf_jax.errors import InputError
 from bdgf_jax.training import loop
 from bdgf_jax.training.checkpoints import load_parameters
@@ -93,14 +95,15 @@ def test_a_run_may_be_continued_on_other_devices(finished, toy, tmp_path):
 
 def test_a_kill_at_any_moment_costs_nothing_but_time(finished, toy, tmp_path):
     command = [sys.executable, toy.__file__, tmp_path, "30", "1"]
+    environment = os.environ | {"PYTHONPATH": str(Path(bdgf_jax.__file__).parents[1])}
     moments = np.random.default_rng()
     for saved in (3, 12):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         while process.poll() is None and _last_step(tmp_path) < saved:
             time.sleep(0.01)
         # With a checkpoint a step, most moments lie within a save.
         time.sleep(moments.uniform(0.0, 0.2))
-        assert process.poll() is None, "the run was over before it could be killed"
+        assert process.poll() is None, "the run ended before it could be killed"
         process.kill()
         process.wait()
     assert 12 <= _last_step(tmp_path) < 30

@@ -1,1 +1,0 @@
-"""The one place that knows which version of JAX and Flax runs."""
