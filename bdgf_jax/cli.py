@@ -89,8 +89,10 @@ def command(options: argparse.Namespace, config: ConfigDict, workdir: pathlib.Pa
         inspect(config, workdir)
         return
     from bdgf_jax import mapping
+    from bdgf_jax.caching import use_compilation_cache
     from bdgf_jax.run import open_run
 
+    use_compilation_cache()
     run = open_run(config, workdir)
     trains = options.command in ("run", "pretrain", "features", "train")
     if trains and config.features.source == "ddpm":

@@ -50,7 +50,7 @@ def _override(config: ml_collections.ConfigDict, overrides: list[str]) -> ml_col
     values = flags.FlagValues()
     defaults = dict(flatten(config))
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=False, sys_argv=arguments)
         values(arguments)
         return values["config"].value
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:

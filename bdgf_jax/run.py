@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from bdgf_jax import configuration
 from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.inspection import inspect_scene
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.scene import Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
@@ -64,11 +65,11 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path, scene: Sc
     versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions})
-    write_json(workdir / "scene.json", describe_scene(scene, transforms))
+    write_json(workdir / "scene.json", describe_scene(scene, transforms, config.classifier.patch))
     return Run(config, workdir, scene, transforms, images)
 
 
-def describe_scene(scene: Scene, transforms: dict[str, BandTransform]) -> dict[str, Any]:
+def describe_scene(scene: Scene, transforms: dict[str, BandTransform], patch: int) -> dict[str, Any]:
     """What was read, as `scene.json` keeps it; statistics, band names and class table travel with the model in it."""
     return {
         "name": scene.name,
@@ -79,7 +80,7 @@ def describe_scene(scene: Scene, transforms: dict[str, BandTransform]) -> dict[s
             name: {
                 "kind": modality.kind,
                 "bands": list(modality.bands),
-                "range": [float(modality.image.min()), float(modality.image.max())],
+                "range": [float(modality.image[modality.valid].min()), float(modality.image[modality.valid].max())],
                 "nodata_pixels": int((~modality.valid).sum()),
                 "statistics": transforms[name].to_dict(),
             }
@@ -87,7 +88,7 @@ def describe_scene(scene: Scene, transforms: dict[str, BandTransform]) -> dict[s
         },
         "classes": [dataclasses.asdict(cover) for cover in scene.classes],
         "split": {"description": scene.split, **{name: int(mask.sum()) for name, mask in scene.masks.items()}},
-        "findings": [dataclasses.asdict(finding) for finding in scene.findings],
+        "findings": [dataclasses.asdict(finding) for finding in inspect_scene(scene, patch=patch)],
     }
 
 

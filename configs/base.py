@@ -17,9 +17,9 @@ def get_config(size: str = "") -> ml_collections.ConfigDict:
             "source": "files",  # files | synthetic
             "folder": "",  # relative file names start here; ~ is expanded
             "synthetic": {"height": 96, "width": 96, "bands": 48, "classes": 6, "seed": 0},
-            # name -> {file, key (of .mat and .npz), bands (1-based; empty = all), kind, nodata, scale};
-            # kind is optical | sar | height and says how it is drawn
-            "modalities": {},
+            # name -> {file, kind: optical | sar | height (how it is drawn), key (of .mat and .npz), bands (1-based;
+            # empty = all), names, wavelengths (nm), nodata, scale ("db" takes linear power to decibels)}, in this order
+            "modalities": ml_collections.ConfigDict(sort_keys=False),
             "reference": "",  # the modality whose grid all others are resampled onto; empty = the first
             "resampling": "bilinear",  # nearest | bilinear | cubic | average
             "labels": {

@@ -5,6 +5,8 @@ Source: Berlin-Urban-Gradient dataset 2009, Okujeni, van der Linden, Hostert, GF
 Command: bdgf run --config berlin_urban_gradient --config.scene.folder=berlin_urban_gradient
 """
 
+from ml_collections import ConfigDict
+
 from bdgf_jax import configuration
 
 CLASSES = {
@@ -20,14 +22,18 @@ CLASSES = {
 def get_config(size: str = ""):
     config = configuration.load("base")
     config.scene.name = "berlin_urban_gradient"
-    config.scene.modalities = {
-        "enmap": {"file": "EnMAP_BerlinUrbanGradient.bsq", "kind": "optical"},
-        "hymap": {"file": "HighResolution_BerlinUrbanGradient.bsq", "kind": "optical"},
-    }
+    config.scene.modalities = ConfigDict(
+        {
+            "enmap": {"file": "EnMAP_BerlinUrbanGradient.bsq", "kind": "optical"},
+            "hymap": {"file": "HighResolution_BerlinUrbanGradient.bsq", "kind": "optical"},
+        },
+        sort_keys=False,
+    )
     config.scene.reference = "hymap"
     config.scene.labels.file = "labels_level2_3.6m.tif"
     config.scene.labels.names = {value: name for value, (name, _) in CLASSES.items()}
     config.scene.labels.colours = {value: colour for value, (_, colour) in CLASSES.items()}
+    config.scene.labels.minimum_test_pixels = 100
     config.scene.split.block = 48
     if size == "tiny":
         config.diffusion.width = 8

@@ -11,8 +11,7 @@ def get_config(size: str = ""):
     config = configuration.load("base")
     config.scene.name = "demo"
     config.scene.source = "synthetic"
-    config.scene.split.block = 12
-    config.scene.split.guard = 6
+    config.scene.synthetic.height = config.scene.synthetic.width = 128
     config.scene.split.validation_blocks = 0.2
     config.scene.statistics.components = 12
     config.pretrain.steps = 600

@@ -5,8 +5,12 @@ holds S2L2A.tif, S1RTC.tif, DEM.tif and LULC.tif.
 Command: bdgf run --config sentinel_lulc --config.scene.folder=sentinel_lulc/433D_629L_3_1
 """
 
+from ml_collections import ConfigDict
+
 from bdgf_jax import configuration
 
+S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
+S2_WAVELENGTHS = (443.0, 492.0, 560.0, 665.0, 704.0, 741.0, 783.0, 833.0, 865.0, 945.0, 1614.0, 2202.0)  # nm
 CLASSES = {
     "1": ("water", "#2b7bba"),
     "2": ("trees", "#1b6e3a"),
@@ -21,11 +25,14 @@ CLASSES = {
 def get_config(size: str = ""):
     config = configuration.load("base")
     config.scene.name = "sentinel_lulc"
-    config.scene.modalities = {
-        "s2": {"file": "S2L2A.tif", "kind": "optical"},
-        "s1": {"file": "S1RTC.tif", "kind": "sar"},
-        "dem": {"file": "DEM.tif", "kind": "height"},
-    }
+    config.scene.modalities = ConfigDict(
+        {
+            "s2": {"file": "S2L2A.tif", "kind": "optical", "names": S2_BANDS, "wavelengths": S2_WAVELENGTHS},
+            "s1": {"file": "S1RTC.tif", "kind": "sar", "names": ("VV", "VH")},
+            "dem": {"file": "DEM.tif", "kind": "height", "names": ("elevation",)},
+        },
+        sort_keys=False,
+    )
     config.scene.labels.file = "LULC.tif"
     config.scene.labels.names = {value: name for value, (name, _) in CLASSES.items()}
     config.scene.labels.colours = {value: colour for value, (_, colour) in CLASSES.items()}

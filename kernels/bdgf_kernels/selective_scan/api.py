@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
+from bdgf_kernels.compatibility import vary_alike
 from bdgf_kernels.selective_scan import choice
 from bdgf_kernels.selective_scan.call import Operands, Options, Order, Outputs
 
@@ -163,7 +164,7 @@ def selective_scan_2d(
 def run(operands: Operands, options: Options, implementation: str | Sequence[str] | None) -> Outputs:
     """Hands a canonical call to an implementation; a call without elements needs none."""
     if operands.u.size:
-        return choice.scan(operands, options, implementation)
+        return choice.scan(vary_alike(operands), options, implementation)
     b = operands.u.shape[0]
     state = operands.initial_state
     if state is None:

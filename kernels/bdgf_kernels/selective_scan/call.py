@@ -29,13 +29,13 @@ class Order:
         height, width = self.grid
         return step % height * width + step // height
 
-    def arrange(self, x: Shaped[Array, "l *rest"]) -> Shaped[Array, "l *rest"]:
+    def arrange(self, x: Shaped[Array, "l ..."]) -> Shaped[Array, "l ..."]:
         """Brings rows into the sequence of visits."""
         if self.grid is not None:
             x = x.reshape(*self.grid, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
         return x[::-1] if self.reverse else x
 
-    def restore(self, x: Shaped[Array, "l *rest"]) -> Shaped[Array, "l *rest"]:
+    def restore(self, x: Shaped[Array, "l ..."]) -> Shaped[Array, "l ..."]:
         """Brings what was computed in the sequence of visits back to the rows' own: the inverse of `arrange`."""
         x = x[::-1] if self.reverse else x
         if self.grid is not None:

@@ -6,16 +6,16 @@ the contraction with C is a small matrix product a sequence. Its gradient by aut
 every state; here the forward pass keeps one state a chunk and the backward pass recomputes a chunk at a time.
 """
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_step, sizes
-from bdgf_kernels.selective_scan.reference import finish, first_state, kept, step_size
+from bdgf_kernels.selective_scan.reference import finish, first_state, step_size
 
-exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+Keep = Float[Array, "c s b"] | None
 
 
 def supports(operands: Operands, options: Options) -> str | None:
@@ -25,50 +25,69 @@ def supports(operands: Operands, options: Options) -> str | None:
 
 
 def scan(operands: Operands, options: Options) -> Outputs:
-    """Runs the steps in chunks of about sqrt(L), which keeps 2 sqrt(L) states instead of L for the backward pass."""
+    """Runs the steps in chunks of about sqrt(L), which keeps 2 sqrt(L) states instead of L for the backward pass.
+
+    Every scan and group is a loop of its own over three-dimensional states: XLA runs independent loops at once, and
+    axes of length one would cost it its vectorised inner loops.
+    """
     b, length, d, k, g, n = sizes(operands)
-    e = d // g
-    delta = step_size(operands, softplus=options.delta_softplus)
-    added = delta * operands.u[:, :, None].astype(jnp.float32)
-    B, C = (x.astype(jnp.float32) for x in (operands.B, operands.C))
     chunk = max(1, round(math.sqrt(length)))
     chunks = -(-length // chunk)
 
     def cut(x):
-        """Steps first, in whole chunks: padded steps have a step size of 0 and keep the state."""
+        """Steps first, in whole chunks: a padded step has a step size of 0 and keeps the state."""
         x = by_step(x, options)
         x = jnp.pad(x, ((0, chunks * chunk - length), *((0, 0),) * (x.ndim - 1)))
         return x.reshape(chunks, chunk, *x.shape[1:])
 
-    delta, added, B, C, keep = jax.tree.map(cut, (delta, added, B, C, kept(operands)))
-    delta, added = (x.reshape(*x.shape[:-1], g, e) for x in (delta, added))
-    if keep is not None and chunks * chunk > length:
-        keep = keep.at[-1, length - chunks * chunk :].set(1.0)
-    A = operands.A.reshape(k, g, e, n).swapaxes(-1, -2)
-    state = first_state(operands).reshape(k, b, g, e, n).swapaxes(-1, -2)
-    y, state = run_chunks(state, A, (delta, added, B, C, keep))
-    y = by_row(y.reshape(chunks * chunk, k, b, d)[:length], options)
-    state = jnp.moveaxis(state.swapaxes(-1, -2).reshape(k, b, d, n), 0, 1)
-    return finish(y, operands), state if options.final_state else None
+    delta = step_size(operands, softplus=options.delta_softplus)
+    added = delta * operands.u[:, :, None].astype(jnp.float32)
+    delta, added = (cut(x).reshape(chunks, chunk, k, b, g, d // g) for x in (delta, added))
+    B, C = (cut(x.astype(jnp.float32)) for x in (operands.B, operands.C))
+    dropped = None if operands.reset is None else cut(operands.reset[:, :, None].astype(jnp.float32))
+    A = operands.A.reshape(k, g, d // g, n).swapaxes(-1, -2)
+    state = first_state(operands).reshape(k, b, g, d // g, n).swapaxes(-1, -2)
+
+    def one(i, j):
+        steps = tuple(x[:, :, i, :, j] for x in (delta, added, B, C))
+        keep = None if dropped is None else 1.0 - dropped[:, :, i]
+        return run_chunks(state[i, :, j], A[i, j], (*steps, keep))
+
+    results = [[one(i, j) for j in range(g)] for i in range(k)]
+    y, state = jax.tree.map(lambda *x: jnp.stack(x), *[jax.tree.map(lambda *x: jnp.stack(x), *r) for r in results])
+    y = jnp.moveaxis(y.reshape(k, g, chunks * chunk, b, d // g)[:, :, :length], (1, 2), (3, 0))
+    state = jnp.moveaxis(state, (0, 1, 2, 3, 4), (1, 2, 0, 4, 3))
+    y = finish(by_row(y.reshape(length, k, b, d), options), operands)
+    return y, state.reshape(b, k, d, n) if options.final_state else None
+
+
+Chunks = tuple[Float[Array, "c s b e"], Float[Array, "c s b e"], Float[Array, "c s b n"], Float[Array, "c s b n"], Keep]
 
 
 @jax.custom_vjp
-def run_chunks(state, A, steps):
-    """Returns y of all steps and the last state, from the step size, its product with u, B, C and `keep`."""
-    (y, state), _ = run_chunks_forward(state, A, steps)
-    return y, state
+def run_chunks(
+    state: Float[Array, "b n e"], A: Float[Array, "n e"], steps: Chunks
+) -> tuple[Float[Array, "c s b e"], Float[Array, "b n e"]]:
+    """Returns y of all steps and the last state, from the step size, its product with u, B, C and what is kept."""
+    outputs, _ = run_chunks_forward(state, A, steps)
+    return outputs
 
 
 def decay_of(A, delta, keep):
     """exp(Δ A), and 0 where the carried state is dropped."""
-    decay = jnp.exp(delta[:, :, :, None] * A[:, None])
-    return decay if keep is None else decay * keep[:, :, None, None, None]
+    decay = jnp.exp(delta[:, None] * A[None])
+    return decay if keep is None else decay * keep[:, None, None]
 
 
 def advance(A, state, step):
     """Computes the state after a step."""
     delta, added, B, _, keep = step
-    return decay_of(A, delta, keep) * state + added[:, :, :, None] * B[..., None]
+    return decay_of(A, delta, keep) * state + added[:, None] * B[..., None]
+
+
+def contract(equation, x, state):
+    """A small matrix product for every sequence, in full float32 on every platform."""
+    return jnp.einsum(equation, x, state, precision=jax.lax.Precision.HIGHEST)
 
 
 def run_chunks_forward(state, A, steps):
@@ -76,7 +95,7 @@ def run_chunks_forward(state, A, steps):
 
     def step_forward(state, step):
         state = advance(A, state, step)
-        return state, exact("kbgn,kbgne->kbge", step[3], state)
+        return state, contract("bn,bne->be", step[3], state)
 
     def chunk_forward(state, chunk):
         after, y = jax.lax.scan(step_forward, state, chunk)
@@ -100,16 +119,16 @@ def run_chunks_backward(kept, cotangents):
     def step_backward(carry, step):
         carried, dA, after = carry
         before, dy, (delta, added, B, C, keep) = step
-        dstate = carried + dy[:, :, :, None] * C[..., None]
+        dstate = carried + dy[:, None] * C[..., None]
         carried = dstate * decay_of(A, delta, keep)
         through_decay = carried * before
         gradients = (
-            jnp.sum(through_decay * A[:, None], axis=3),
-            exact("kbgn,kbgne->kbge", B, dstate),
-            exact("kbge,kbgne->kbgn", added, dstate),
-            exact("kbge,kbgne->kbgn", dy, after),
+            jnp.sum(through_decay * A[None], axis=1),
+            jnp.sum(dstate * B[..., None], axis=1),
+            contract("be,bne->bn", added, dstate),
+            contract("be,bne->bn", dy, after),
         )
-        return (carried, dA + through_decay * delta[:, :, :, None], before), gradients
+        return (carried, dA + through_decay * delta[:, None], before), gradients
 
     def chunk_backward(carry, chunk):
         boundary, dy, steps = chunk
@@ -117,11 +136,9 @@ def run_chunks_backward(kept, cotangents):
         (*carry, _), gradients = jax.lax.scan(step_backward, (*carry, last), (states, dy, steps), reverse=True)
         return tuple(carry), gradients
 
-    (dstate, dA), gradients = jax.lax.scan(
-        chunk_backward, (dstate, jnp.zeros_like(dstate)), (boundaries, dy, steps), reverse=True
-    )
-    keep = steps[-1]
-    return dstate, dA.sum(axis=1), (*gradients, None if keep is None else jnp.zeros_like(keep))
+    carry = dstate, jnp.zeros_like(dstate)
+    (dstate, dA), gradients = jax.lax.scan(chunk_backward, carry, (boundaries, dy, steps), reverse=True)
+    return dstate, dA.sum(axis=0), (*gradients, jax.tree.map(jnp.zeros_like, steps[-1]))
 
 
 run_chunks.defvjp(run_chunks_forward, run_chunks_backward)

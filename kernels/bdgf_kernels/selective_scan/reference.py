@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bdgf_kernels.compatibility import vary_alike
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_step, sizes
 
 
@@ -55,7 +56,8 @@ def first_state(operands: Operands) -> Float[Array, "k b d n"]:
     """Returns the state before the first step, zero where none is given."""
     b, _, d, k, _, n = sizes(operands)
     if operands.initial_state is None:
-        return jnp.zeros((k, b, d, n), jnp.float32)
+        state, _ = vary_alike((jnp.zeros((k, b, d, n), jnp.float32), operands.u))
+        return state
     return jnp.moveaxis(operands.initial_state, 1, 0)
 
 

@@ -1,0 +1,144 @@
+"""BDGF and shallow classifiers on the same pixels of a real scene, over many splits.
+
+    python experiments/real_scenes.py --config sentinel_lulc --config.scene.folder=DIR --seeds 5 --out FILE.json
+
+Each seed draws its own split, with which every method trains on the same pixels and is scored on the same others. The
+DDPM sees no labels and is trained once for a scene, so that the deviations are those of splits and of the classifiers.
+`probe_trained` and `probe_untrained` are logistic regressions on the pixels' diffusion features, of the pre-trained
+U-Net and of one as it was initialised: what pre-training is worth. A seed that is in FILE.json already is not run again.
+"""
+
+import argparse
+import pathlib
+import sys
+import time
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from bdgf_jax import configuration, mapping
+from bdgf_jax.caching import use_compilation_cache
+from bdgf_jax.errors import InputError
+from bdgf_jax.evaluation.metrics import confusion_matrix, scores
+from bdgf_jax.fitting import pretrain, train
+from bdgf_jax.run import Run, open_run, read_json, write_json
+from bdgf_jax.scenes.loading import load_scene
+from bdgf_jax.scenes.scene import Scene
+from experiments.baselines import METHODS, baseline_features, baselines
+
+FIGURES = ("oa", "aa", "kappa")
+
+
+def main() -> int:
+    """Runs the seeds that are missing and prints the table; 2 where the user can put something right."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="NAME_OR_FILE")
+    parser.add_argument("--seeds", type=int, default=5, help="number of splits (5)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first split (0)")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.json")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/real_scenes"), metavar="DIR")
+    parser.add_argument("--name", help="what the scene is called in the results (the last part of its folder)")
+    options, overrides = parser.parse_known_args()
+    use_compilation_cache()
+    try:
+        config = configuration.load(options.config, overrides)
+        name = options.name or pathlib.Path(config.scene.folder).name or config.scene.name
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        print(table(compare(config, name, seeds, options.workdir / name, options.out)))
+    except InputError as error:
+        print(f"real_scenes: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(config, name: str, seeds: range, workdir: pathlib.Path, out: pathlib.Path) -> dict:
+    """Scores of every method on every seed's split, written to `out` after each.
+
+    Args:
+      config: of the scene; its split and training seeds are replaced.
+      name: of the scene in the results.
+      seeds: of the splits.
+      workdir: of the runs.
+      out: results so far, and from now on.
+    """
+    results = read_json(out) or {"scenes": []}
+    record = next((scene for scene in results["scenes"] if scene["scene"] == name), None)
+    if record is None:
+        record = {"scene": name, "config": config.to_dict(), "seeds": [], "n_train": [], "n_test": [], "methods": {}}
+        results["scenes"].append(record)
+    missing = [seed for seed in seeds if seed not in record["seeds"]]
+    if not missing:
+        return record
+    whole = open_run(config, workdir / "scene")
+    pretrain(whole)
+    guidance = mapping.features(whole)
+    untrained = configured(config, features__source="untrained")
+    control = mapping.features(open_run(untrained, workdir / "untrained", whole.scene))
+    features = baseline_features(load_scene(configured(config, scene__labels__minimum_test_pixels=0).scene))
+    for seed in missing:
+        began = time.monotonic()
+        split = configured(config, scene__split__seed=seed, train__seed=seed)
+        run = open_run(split, workdir / f"seed_{seed}")
+        test = run.scene.masks["test"]
+        train(run, guidance)
+        probabilities = {"bdgf": mapping.predict(run, guidance, where=test)["fused"][test]}
+        seconds = time.monotonic() - began
+        probabilities |= baselines(run.scene, features, seed, METHODS)
+        probabilities["probe_trained"] = probe(run.scene, guidance)
+        probabilities["probe_untrained"] = probe(run.scene, control)
+        note(record, run, seed, probabilities)
+        print(f"{name} seed {seed}: {line(record, -1)}   (BDGF {seconds:.0f} s)", flush=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, results)
+    return record
+
+
+def configured(config, **fields):
+    """A copy of the config with these fields replaced, `section__field=value`."""
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict({field.replace("__", "."): value for field, value in fields.items()})
+    return changed
+
+
+def probe(scene: Scene, guidance: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Probabilities at the test pixels by a logistic regression on the features of the training pixels, (n, k)."""
+    pixels = lambda mask: np.concatenate(
+        [level[scene.masks[mask]].reshape(scene.masks[mask].sum(), -1).astype(np.float32) for level in guidance], axis=1
+    )
+    model = LogisticRegression(C=0.01, max_iter=500).fit(pixels("train"), scene.labels[scene.masks["train"]])
+    probabilities = np.zeros((scene.masks["test"].sum(), len(scene.classes)), np.float32)
+    probabilities[:, model.classes_] = model.predict_proba(pixels("test"))
+    return probabilities
+
+
+def note(record: dict, run: Run, seed: int, probabilities: dict[str, np.ndarray]) -> None:
+    """Adds a seed's scores to the record of its scene."""
+    scene = run.scene
+    reference = scene.labels[scene.masks["test"]]
+    record["seeds"].append(seed)
+    record["n_train"].append(int(scene.masks["train"].sum()))
+    record["n_test"].append(len(reference))
+    for method, values in probabilities.items():
+        figures = scores(confusion_matrix(reference, values.argmax(-1).astype(np.int32), len(scene.classes)))
+        kept = record["methods"].setdefault(method, {figure: [] for figure in FIGURES})
+        for figure in FIGURES:
+            kept[figure].append(round(float(figures[figure]), 6))
+
+
+def line(record: dict, index: int) -> str:
+    """One seed's AA by method, in per cent."""
+    return "  ".join(f"{method} {100 * figures['aa'][index]:.1f}" for method, figures in record["methods"].items())
+
+
+def table(record: dict) -> str:
+    """Mean ± standard deviation over the seeds in per cent, best AA first, as Markdown."""
+    rows = sorted(record["methods"].items(), key=lambda item: -np.mean(item[1]["aa"]))
+    cell = lambda values: f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1) if len(values) > 1 else 0:.1f}"
+    lines = [f"| {record['scene']}, {len(record['seeds'])} seeds | OA | AA | κ |", "| --- | --- | --- | --- |"]
+    lines += [f"| {method} | {' | '.join(cell(figures[f]) for f in FIGURES)} |" for method, figures in rows]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+    sys.exit(main())

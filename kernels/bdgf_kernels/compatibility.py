@@ -1,0 +1,25 @@
+"""What differs between versions of jax, or is not public in all of them."""
+
+import jax
+from jaxtyping import Array, PyTree
+
+
+def varying_axes(x: Array) -> frozenset[str]:
+    """Names the mesh axes over which `x` differs from device to device inside `jax.shard_map`; none elsewhere."""
+    manual = getattr(jax.typeof(x), "manual_axis_type", None)
+    return frozenset() if manual is None else frozenset(manual.varying)
+
+
+def vary_alike(arrays: PyTree) -> PyTree:
+    """Marks all arrays as differing over the union of their mesh axes.
+
+    Loops want carries of one such type, and a hand-written gradient has to return each argument's own: marked before,
+    what is shared between devices gets its gradient summed over them by jax.
+    """
+    axes = frozenset().union(*(varying_axes(x) for x in jax.tree.leaves(arrays)))
+
+    def mark(x):
+        missing = tuple(sorted(axes - varying_axes(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(mark, arrays)

@@ -1,0 +1,159 @@
+"""The selective scan and its gradients in float64 NumPy, derived by hand and checked against differences in a test."""
+
+import dataclasses
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HALF = {"bfloat16": jnp.bfloat16, "float16": jnp.float16, "float32": jnp.float32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A call to test: sizes, types, and which optional arguments are there."""
+
+    b: int = 2
+    l: int = 7  # noqa: E741
+    d: int = 4
+    n: int = 4
+    g: int = 1
+    dtype: str = "float32"
+    optional: tuple[str, ...] = ()
+    softplus: bool = False
+    reverse: bool = False
+
+    def __str__(self):
+        flags = [*self.optional, *(["softplus"] if self.softplus else []), *(["reverse"] if self.reverse else [])]
+        return "-".join([f"{self.b}x{self.l}x{self.d}x{self.n}", f"g{self.g}", self.dtype, *flags])
+
+
+EVERYTHING = ("D", "z", "delta_bias", "initial_state", "reset")
+
+
+def arguments(case, seed=0):
+    """Random arguments by name; step sizes and rates as in a trained model, so that states neither die nor blow up."""
+    random = np.random.default_rng(seed)
+    b, length, d, n, g = case.b, case.l, case.d, case.n, case.g
+    normal = lambda *shape: random.standard_normal(shape)
+    raw = normal(b, length, d) * 0.7 - (1.0 if case.softplus else 0.0)
+    groups = (g,) if g > 1 else ()
+    arrays = {
+        "u": normal(b, length, d),
+        "delta": raw if case.softplus else np.log1p(np.exp(raw - 1.0)),
+        "A": -np.exp(normal(d, n) * 0.5),
+        "B": normal(b, length, *groups, n),
+        "C": normal(b, length, *groups, n),
+        "D": normal(d),
+        "z": normal(b, length, d),
+        "delta_bias": random.uniform(0.0, 0.5, d),
+        "initial_state": normal(b, d, n),
+    }
+    arrays = {k: v for k, v in arrays.items() if k in ("u", "delta", "A", "B", "C") or k in case.optional}
+    rounded = ("u", "delta", "B", "C", "z")
+    arrays = {k: jnp.asarray(v, HALF[case.dtype] if k in rounded else jnp.float32) for k, v in arrays.items()}
+    if "reset" in case.optional:
+        arrays["reset"] = jnp.asarray(random.random((b, length)) < 0.15)
+    return arrays
+
+
+class Truth(typing.NamedTuple):
+    y: np.ndarray
+    state: np.ndarray
+    gradients: dict[str, np.ndarray]
+
+
+def truth(arrays, *, softplus=False, reverse=False, dy=None, dstate=None):
+    """Returns y, the final state and, with cotangents given, the gradient of every floating argument."""
+    x = {k: np.asarray(v.astype(jnp.float32) if v.dtype != bool else v) for k, v in arrays.items()}
+    x = {k: v if v.dtype == bool else v.astype(np.float64) for k, v in x.items()}
+    u, A = x["u"], x["A"]
+    b, length, d = u.shape
+    n = A.shape[1]
+    grouped = x["B"].ndim == 4
+    B, C = (v if grouped else v[:, :, None] for v in (x["B"], x["C"]))
+    g = B.shape[2]
+    B, C = (np.repeat(v, d // g, axis=2) for v in (B, C))
+    raw = x["delta"] + x.get("delta_bias", 0.0)
+    delta = np.logaddexp(0.0, raw) if softplus else raw
+    order = range(length)[::-1] if reverse else range(length)
+    keep = 1.0 - x["reset"] if "reset" in x else np.ones((b, length))
+
+    h = x.get("initial_state", np.zeros((b, d, n)))
+    y, before = np.zeros_like(u), np.zeros((length, b, d, n))
+    decay = np.exp(delta[..., None] * A) * keep[..., None, None]
+    after = np.zeros_like(before)
+    for t in order:
+        before[t] = h
+        h = decay[:, t] * h + (delta[:, t] * u[:, t])[..., None] * B[:, t]
+        after[t] = h
+        y[:, t] = (C[:, t] * h).sum(-1)
+    state = h
+    plain = y + x.get("D", 0.0) * u
+    sigmoid = 1.0 / (1.0 + np.exp(-x["z"])) if "z" in x else None
+    out = plain if sigmoid is None else plain * x["z"] * sigmoid
+    if dy is None:
+        return Truth(out, state, {})
+
+    grad = {}
+    dy = np.asarray(dy, np.float64)
+    if sigmoid is not None:
+        grad["z"] = dy * plain * sigmoid * (1.0 + x["z"] * (1.0 - sigmoid))
+        dy = dy * x["z"] * sigmoid
+    du = x.get("D", 0.0) * dy
+    if "D" in x:
+        grad["D"] = (dy * u).sum((0, 1))
+    dh = np.zeros_like(state) if dstate is None else np.asarray(dstate, np.float64)
+    ddelta, dA, dB, dC = np.zeros_like(u), np.zeros_like(A), np.zeros_like(B), np.zeros_like(C)
+    for t in list(order)[::-1]:
+        dC[:, t] = dy[:, t][..., None] * after[t]
+        dh = dh + dy[:, t][..., None] * C[:, t]
+        dB[:, t] = dh * (delta[:, t] * u[:, t])[..., None]
+        through_input = (dh * B[:, t]).sum(-1)
+        through_decay = dh * before[t] * decay[:, t]
+        ddelta[:, t] = through_input * u[:, t] + (through_decay * A).sum(-1)
+        du[:, t] += through_input * delta[:, t]
+        dA += (through_decay * delta[:, t][..., None]).sum(0)
+        dh = dh * decay[:, t]
+    if softplus:
+        ddelta = ddelta / (1.0 + np.exp(-raw))
+    ungroup = lambda v: v.reshape(b, length, g, d // g, n).sum(3)
+    dB, dC = (ungroup(v) if grouped else ungroup(v)[:, :, 0] for v in (dB, dC))
+    grad |= {"u": du, "delta": ddelta, "A": dA, "B": dB, "C": dC}
+    if "delta_bias" in x:
+        grad["delta_bias"] = ddelta.sum((0, 1))
+    if "initial_state" in x:
+        grad["initial_state"] = dh
+    return Truth(out, state, grad)
+
+
+def measured(call, arrays, *, dy, dstate):
+    """Runs call(arrays) -> (y, state) under jit and returns y, the state and every gradient, as NumPy arrays."""
+    floating = {k: v for k, v in arrays.items() if v.dtype != bool}
+    rest = {k: v for k, v in arrays.items() if v.dtype == bool}
+
+    @jax.jit
+    def run(floating):
+        (y, state), pull = jax.vjp(lambda floating: call(floating | rest), floating)
+        return y, state, pull((dy.astype(y.dtype), dstate))[0]
+
+    y, state, gradients = jax.tree.map(lambda v: np.asarray(v.astype(jnp.float32)), run(floating))
+    return Truth(y, state, gradients)
+
+
+def assert_close(got, want, *, dtype="float32"):
+    """Compares with the truth, in units of each array's own scale.
+
+    float32: every array within 2e-5 of its largest value: sums of at most a few thousand rounded terms (2^-24 each)
+    over recurrences that contract. Half precision: one rounding of the outputs, 2^-8 for bfloat16 and 2^-11 for float16,
+    and cancellation in gradients, twice as much.
+    """
+    bound = {"float32": 2e-5, "bfloat16": 2**-7, "float16": 2**-10}[dtype]
+    pairs = {"y": (got.y, want.y), "state": (got.state, want.state)}
+    pairs |= {f"gradient of {k}": (got.gradients[k], want.gradients[k]) for k in want.gradients}
+    for name, (ours, true) in pairs.items():
+        assert ours.shape == true.shape, name
+        scale = max(np.abs(true).max(), 1e-3)
+        worst = np.abs(ours - true).max() / scale
+        assert worst <= bound, f"{name}: {worst:.2e} of its scale, allowed {bound:.1e}"
