@@ -1,6 +1,7 @@
 """Pictures of maps, errors, confidence and samples, as pixels and as the PNG that a page can hold."""
 
 import base64
+import dataclasses
 import io
 from collections.abc import Sequence
 
@@ -10,7 +11,8 @@ import matplotlib.image
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
-from bdgf_jax.scenes.scene import LandCover, Scene
+from bdgf_jax.scenes.rendering import render_modality
+from bdgf_jax.scenes.scene import LandCover, Modality, Scene
 
 LARGEST_SIDE = 1200
 RIGHT, WRONG, TRAINING = "#7fb9a6", "#d1452f", "#51606b"
@@ -50,20 +52,20 @@ def confidence_picture(
 
 
 def sample_pictures(
-    crops: Float[np.ndarray, "n p p c"], samples: Float[np.ndarray, "m p p c"]
-) -> tuple[UInt8[np.ndarray, "n p p 3"], UInt8[np.ndarray, "m p p 3"]]:
-    """Real crops and drawn samples through one and the same stretch, from the 2nd to the 98th percentile of the real.
+    modality: Modality, crops: Float[np.ndarray, "n p p c"], samples: Float[np.ndarray, "m p p c"]
+) -> tuple[Float[np.ndarray, "n p p 3"], Float[np.ndarray, "m p p 3"]]:
+    """Real crops and drawn samples in the modality's own colours, both through one stretch.
 
-    The first three channels become red, green and blue; fewer than three become grey.
+    Drawn values beyond the range of the real ones are shown at its end, so that they do not pale the rest.
     """
-    channels = 3 if crops.shape[-1] >= 3 else 1
-    low, high = np.percentile(crops[..., :channels], (2, 98), axis=(0, 1, 2))
-
-    def stretch(images):
-        scaled = np.clip((images[..., :channels] - low) / np.maximum(high - low, 1e-6), 0.0, 1.0)
-        return np.broadcast_to(np.round(255 * scaled), (*images.shape[:3], 3)).astype(np.uint8)
-
-    return stretch(crops), stretch(samples)
+    drawn = np.clip(samples, crops.min(axis=(0, 1, 2)), crops.max(axis=(0, 1, 2)))
+    # A margin round each tile, so that a height model's hillshade sees no step between neighbours.
+    tiles = np.pad(np.concatenate([crops, drawn]), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32)
+    count, side = tiles.shape[:2]
+    mosaic = tiles.reshape(count * side, side, -1)
+    picture = render_modality(dataclasses.replace(modality, image=mosaic, valid=np.ones(mosaic.shape[:2], bool)))
+    pictures = picture.reshape(count, side, side, 3)[:, 1:-1, 1:-1]
+    return pictures[: len(crops)], pictures[len(crops) :]
 
 
 def png(picture: Shaped[np.ndarray, "h w c"]) -> bytes:

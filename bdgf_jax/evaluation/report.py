@@ -46,8 +46,8 @@ def write_report(
       metrics: what `metrics.json` holds.
       pretrain_log: lines of the pre-training log; of their terms "loss/…", "masking/…" and "skill/…" are drawn.
       train_log: lines of the classifier's log; "loss/…" and "validation/…" are drawn.
-      samples: images drawn from the DDPM, by modality; none if it was not trained.
-      crops: real crops in the same units, by modality; the ith of every modality show one place, as do the samples.
+      samples: images drawn from the DDPM in the sensors' units, all bands, by modality; none if it was not trained.
+      crops: real crops likewise; the ith crops of all modalities show one place, as do the ith samples.
       config: the resolved configuration.
       notes: remarks for the reader, shown before those that were found while the scene was read.
     """
@@ -80,7 +80,7 @@ def write_report(
             _chart(train_log, "loss", "Loss of each branch and of their agreement"),
             _chart(train_log, "validation", "Accuracy on validation pixels"),
         ],
-        samples=_sample_rows(crops, samples),
+        samples=_sample_rows(scene, crops, samples),
         seconds=_stretches(metrics["seconds"]),
         config="\n".join(_config_lines(config)),
         remarks=[*notes, *(f"{finding.subject}: {finding.message}" for finding in scene.findings)],
@@ -220,18 +220,21 @@ def _chart(log: Sequence[Mapping[str, Any]], prefix: str, title: str) -> dict[st
 
 
 def _sample_rows(
-    crops: Mapping[str, Float[np.ndarray, "_ _ _ _"]], samples: Mapping[str, Float[np.ndarray, "_ _ _ _"]]
+    scene: Scene,
+    crops: Mapping[str, Float[np.ndarray, "_ _ _ _"]],
+    samples: Mapping[str, Float[np.ndarray, "_ _ _ _"]],
 ) -> list[dict[str, Any]]:
     rows = []
     for name, drawn in samples.items():
-        real, drawn = pictures.sample_pictures(crops[name][:MOST_SAMPLES], drawn[:MOST_SAMPLES])
+        real, drawn = pictures.sample_pictures(scene.modalities[name], crops[name][:MOST_SAMPLES], drawn[:MOST_SAMPLES])
         rows.append({"name": name, "real": [*map(pictures.data_uri, real)], "drawn": [*map(pictures.data_uri, drawn)]})
     return rows
 
 
-def _stretches(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    longest = max(seconds.values(), default=0.0) or 1.0
-    return [{"name": name, "seconds": value, "share": value / longest} for name, value in seconds.items()]
+def _stretches(seconds: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    taken = {name: value for name, value in seconds.items() if value is not None}
+    longest = max(taken.values(), default=0.0) or 1.0
+    return [{"name": name, "seconds": value, "share": value / longest} for name, value in taken.items()]
 
 
 def _config_lines(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

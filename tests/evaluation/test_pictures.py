@@ -31,25 +31,33 @@ def test_errors_show_at_test_pixels_only(scene):
     assert (picture[scene.labels == -1] == 0).all()
 
 
-def test_drawn_samples_go_through_the_stretch_of_the_real_crops():
-    rng = np.random.default_rng(0)
-    crops = rng.normal(5.0, 2.0, (6, 8, 8, 4)).astype(np.float32)
-    real, same = pictures.sample_pictures(crops, crops)
-    np.testing.assert_array_equal(real, same)
-    _, brighter = pictures.sample_pictures(crops, crops + 100.0)
-    assert (brighter == 255).all()
+def crops_of(modality, side=12):
+    return np.stack([modality.image[row : row + side, 4 : 4 + side] for row in (8, 14, 20)])
 
 
-@pytest.mark.parametrize(("channels", "colour"), [(1, False), (2, False), (3, True), (12, True)])
-def test_fewer_than_three_channels_are_grey(channels, colour):
-    crops = np.random.default_rng(0).normal(size=(2, 8, 8, channels)).astype(np.float32)
-    real, _ = pictures.sample_pictures(crops, crops)
-    assert bool(np.ptp(real, axis=-1).any()) == colour
+@pytest.mark.parametrize("name", ["msi", "sar", "dsm"])
+def test_drawn_samples_go_through_the_stretch_of_the_real_crops(scene, name):
+    modality = scene.modalities[name]
+    crops = crops_of(modality)
+    real, same = pictures.sample_pictures(modality, crops, crops)
+    np.testing.assert_allclose(real, same, atol=1e-6)
+    assert real.shape == (3, 12, 12, 3)
+    assert real.std() > 0.05
 
 
-def test_constant_crops_do_not_divide_by_zero():
-    crops = np.ones((2, 8, 8, 3), np.float32)
-    assert np.isfinite(pictures.sample_pictures(crops, crops)[0]).all()
+def test_a_sample_out_of_range_does_not_pale_the_others(scene):
+    modality = scene.modalities["msi"]
+    crops = crops_of(modality)
+    wild = np.concatenate([crops, crops[:1] + 1e6])
+    real, drawn = pictures.sample_pictures(modality, crops, wild)
+    assert real.std() > 0.05
+    assert (drawn[-1] == 1.0).all()
+
+
+def test_constant_crops_do_not_divide_by_zero(scene):
+    for modality in scene.modalities.values():
+        crops = np.ones((2, 8, 8, modality.image.shape[-1]), np.float32)
+        assert np.isfinite(pictures.sample_pictures(modality, crops, crops)[0]).all()
 
 
 def test_large_scenes_are_thinned_and_small_ones_left_alone():
