@@ -146,7 +146,7 @@ def assert_close(got, want, *, dtype="float32"):
     """Compares with the truth, in units of each array's own scale.
 
     float32: every array within 2e-5 of its largest value: sums of at most a few thousand rounded terms (2^-24 each)
-    over recurrences that contract. Half precision: one rounding of the outputs, 2^-8 for bfloat16 and 2^-11 for float16,
+    over recurrences that contract. Half precision: one rounding of outputs, 2^-8 for bfloat16 and 2^-11 for float16,
     and cancellation in gradients, twice as much.
     """
     bound = {"float32": 2e-5, "bfloat16": 2**-7, "float16": 2**-10}[dtype]
