@@ -58,7 +58,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "duration": duration}
+    environment.filters |= {"percent": percent, "count": count, "duration": duration, "sentence": sentence}
     text = environment.get_template("report.html.j2").render(
         version=bdgf_jax.__version__,
         scene=scene,
@@ -105,6 +105,11 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital in front and a full stop behind."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -139,6 +139,7 @@ def test_findings_and_input_files_are_told(tmp_path, run):
     text = Page(written(tmp_path, run | {"scene": scene})).text
     assert "dsm: 3 pixels are nodata." in text
     assert "SHA-256 f00d" in text
+    assert "Left half for training, right half for testing." in text
     assert f"{count(1_234_567)} bytes" in text
 
 
