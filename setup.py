@@ -27,7 +27,6 @@ setuptools.setup(
         "chex",
         "einops>=0.8",
         "flax>=0.12.8",
-        "grain>=0.2.18",
         "h5py",
         "jax>=0.10.2,<0.13",
         "jaxtyping",

@@ -1,0 +1,66 @@
+import pytest
+
+from bdgf_jax import configuration
+from bdgf_jax.errors import InputError
+
+
+@pytest.mark.parametrize("name", configuration.config_names())
+def test_every_config_loads_in_full_and_in_its_tiny_size(name):
+    base = dict(configuration.flatten(configuration.load("base")))
+    for size in ("", ":tiny"):
+        fields = dict(configuration.flatten(configuration.load(name + size)))
+        free = ("scene.modalities.", "scene.labels.names", "scene.labels.colours")
+        strangers = [field for field in fields if field not in base and not field.startswith(free)]
+        assert not strangers
+
+
+def test_overrides_replace_fields_of_any_type():
+    overrides = [
+        "--config.train.steps=7",
+        "--config.features.timesteps=(3, 4)",
+        "--config.scene.folder=a/b",
+        "--config.train.augment=False",
+    ]
+    config = configuration.load("demo", overrides)
+    assert (config.train.steps, config.features.timesteps) == (7, (3, 4))
+    assert (config.scene.folder, config.train.augment) == ("a/b", False)
+
+
+def test_modalities_keep_the_order_in_which_they_are_named():
+    config = configuration.load("base")
+    config.scene.modalities.optical = {"file": "o.tif"}
+    config.scene.modalities.height = {"file": "h.tif"}
+    assert list(config.scene.modalities) == ["optical", "height"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.train.step=7", r"no such field. Did you mean --config.train.steps\?"),
+        ("--config.train.steps=many", r"--config.train.steps=many: expected int, such as \d+"),
+        ("--steps=7", r"--steps=7: not understood. Overrides look like --config.train.steps=200"),
+    ],
+)
+def test_a_wrong_override_is_explained(override, message):
+    with pytest.raises(InputError, match=message):
+        configuration.load("demo", [override])
+
+
+def test_an_unknown_config_is_answered_with_the_known_ones():
+    with pytest.raises(InputError, match=r"--config dmo: no such config. .* base, .* demo"):
+        configuration.load("dmo")
+
+
+def test_differences_are_told_field_by_field():
+    before, after = (
+        {"train": {"steps": 1, "seed": 0}, "predict": {"stride": 1}},
+        {
+            "train": {"steps": 2, "seed": 0},
+            "predict": {"stride": 3},
+        },
+    )
+    assert configuration.differences(before, after, ("train",)) == ["train.steps: 1 -> 2"]
+
+
+def test_tuples_and_lists_do_not_differ():
+    assert not configuration.differences({"a": {"b": [1, 2]}}, {"a": {"b": (1, 2)}}, ("a",))

@@ -1,0 +1,52 @@
+"""What the README shows is run, and what it names is there."""
+
+import pathlib
+import re
+
+import pytest
+
+from bdgf_jax import configuration
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```python\n(.*?)```", README, flags=re.DOTALL))
+
+
+def test_every_python_block_is_tested():
+    assert len(BLOCKS) == README.count("```python")
+
+
+def test_the_scene_of_one_s_own_is_a_config(tmp_path):
+    path = tmp_path / "my_scene.py"
+    path.write_text(BLOCKS["my_scene.py"])
+    config = configuration.load(str(path), ["--config.train.steps=5"])
+    assert list(config.scene.modalities) == ["optical", "sar"]
+    assert config.train.steps == 5
+
+
+def test_the_functional_example_runs():
+    names: dict = {}
+    exec(BLOCKS["functional"], names)
+    leading = {leaf.shape[0] for leaf in names["jax"].tree.leaves(names["gradients"])}
+    assert leading == {8}
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
+def test_what_the_readme_links_to_is_there(target):
+    assert (ROOT / target).exists()
+
+
+def test_the_commands_of_the_readme_name_real_configs_and_targets():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+    for name in re.findall(r"--config (\w+)(?!\.py)\b", README):
+        assert name in [*configuration.config_names(), "my_scene"]
+
+
+def test_every_config_names_its_command_and_the_command_resolves():
+    for name in configuration.config_names():
+        text = (configuration.config_folder() / f"{name}.py").read_text()
+        for config, overrides in re.findall(r"^Command: bdgf run --config (\S+)(.*)$", text, flags=re.MULTILINE):
+            assert config == name
+            configuration.load(config, overrides.split())

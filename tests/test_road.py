@@ -1,0 +1,164 @@
+"""The whole road at its tiny size, by the command line, as a user walks it."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Tests of tests: a little faster to compile, and one device as on a laptop.
+ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "COLUMNS": "300"}
+
+
+def bdgf(*arguments, check=True):
+    command = [sys.executable, "-m", "bdgf_jax.cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    if check:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("road") / "run"
+    return workdir, bdgf("run", "--config", "demo:tiny", "--workdir", workdir)
+
+
+def test_a_run_ends_with_its_accuracy_and_its_report(run):
+    workdir, done = run
+    assert re.search(r"OA \d+\.\d% +AA \d+\.\d% +κ -?\d\.\d{3}", done.stdout)
+    assert f"Report: {workdir / 'report.html'}" in done.stdout
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(run):
+    _, done = run
+    for title in ("Pre-training", "Features", "Training", "Predicting"):
+        assert re.search(rf"{title} .*100 %", done.stderr)
+    assert re.search(r"Pre-training .* step/s .*loss \d", done.stderr)
+
+
+def test_a_run_leaves_what_users_scripts_rely_on(run):
+    workdir, _ = run
+    left = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "scene.json",
+        "pretrain/log.jsonl",
+        "train/log.jsonl",
+        "features/features.json",
+        "map.tif",
+        "confidence.tif",
+        "metrics.json",
+        "report.html",
+    } <= left
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert list(metrics) == [
+        "oa",
+        "aa",
+        "kappa",
+        "per_class",
+        "confusion",
+        "n_train",
+        "n_test",
+        "overlapping_test_pixels",
+        "oa_without_overlap",
+        "seed",
+        "seconds",
+    ]
+    assert set(metrics["seconds"]) == {"pretrain", "features", "train", "predict"}
+    assert all(seconds > 0 for seconds in metrics["seconds"].values())
+    scene = json.loads((workdir / "scene.json").read_text())
+    assert {"sources", "shape", "modalities", "classes", "split", "findings"} <= set(scene)
+    assert {"config", "versions"} <= set(json.loads((workdir / "config.json").read_text()))
+
+
+def test_the_map_beats_chance_by_far(run):
+    # Four classes: chance is 0.25.
+    metrics = json.loads((run[0] / "metrics.json").read_text())
+    assert metrics["aa"] > 0.45
+
+
+def test_the_map_is_the_one_that_was_scored(run):
+    workdir, _ = run
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    with rasterio.open(workdir / "map.tif") as file:
+        values = file.read(1)
+    assert values.shape == (48, 48)
+    assert set(np.unique(values)) <= set(range(1, 5))
+    confusion = np.array(metrics["confusion"])
+    assert confusion.sum() == metrics["n_test"]
+    assert np.isclose(np.trace(confusion) / confusion.sum(), metrics["oa"])
+
+
+def test_the_same_command_again_trains_nothing_and_scores_the_same(run):
+    workdir, _ = run
+    before = json.loads((workdir / "metrics.json").read_text())
+    logs = [(workdir / stretch / "log.jsonl").read_bytes() for stretch in ("pretrain", "train")]
+    again = bdgf("run", "--config", "demo:tiny", "--workdir", workdir)
+    assert "Training" not in again.stderr
+    assert logs == [(workdir / stretch / "log.jsonl").read_bytes() for stretch in ("pretrain", "train")]
+    after = json.loads((workdir / "metrics.json").read_text())
+    assert before["confusion"] == after["confusion"]
+
+
+def test_probabilities_come_on_request_and_sum_to_one(run):
+    workdir, _ = run
+    bdgf("predict", "--config", "demo:tiny", "--workdir", workdir, "--config.predict.probabilities=True")
+    with rasterio.open(workdir / "probabilities.tif") as file:
+        assert file.count == 4
+        np.testing.assert_allclose(file.read().sum(0), 1.0, atol=1e-5)
+
+
+def test_another_config_is_refused_in_the_same_workdir_and_nothing_is_lost(run):
+    workdir, _ = run
+    before = (workdir / "config.json").read_bytes()
+    done = bdgf("train", "--config", "demo:tiny", "--workdir", workdir, "--config.train.steps=99", check=False)
+    assert done.returncode == 2
+    assert "train.steps: 60 -> 99" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_inspect_shows_the_scene_before_anyone_trains(tmp_path):
+    done = bdgf("inspect", "--config", "demo:tiny", "--workdir", tmp_path)
+    for word in ("hsi", "sar", "height", "train"):
+        assert word in done.stdout
+    assert (tmp_path / "scene.png").stat().st_size > 10_000
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--config", "demmo"), "no such config"),
+        (("run", "--config", "demo:tiny", "--config.train.stepz=1"), "Did you mean --config.train.steps?"),
+        (("predict", "--config", "demo:tiny"), "`bdgf pretrain` with the same --config and --workdir does"),
+        (("run", "--config", "sentinel_lulc", "--config.scene.folder=nowhere"), "nowhere"),
+        (("run", "--config", "demo:tiny", "--config.masking.rule=wild"), "masking.rule must be one of none, fixed"),
+    ],
+)
+def test_a_mistake_costs_one_clear_message_and_status_2(tmp_path, arguments, message):
+    done = bdgf(*arguments, "--workdir", tmp_path / "run", check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_workdir_that_cannot_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    done = bdgf("run", "--config", "demo:tiny", "--workdir", tmp_path / "file" / "run", check=False)
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_help_teaches_with_examples():
+    for arguments in (("--help",), ("run", "--help")):
+        text = bdgf(*arguments).stdout
+        assert "bdgf run --config demo" in text
+        assert "berlin_urban_gradient" in text
