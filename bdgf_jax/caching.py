@@ -10,8 +10,8 @@ from bdgf_jax import __version__
 
 def use_compilation_cache() -> pathlib.Path:
     """Keeps compiled programs in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says; the folder."""
-    if jax.config.jax_compilation_cache_dir is None:
-        caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(caches / "bdgf-jax" / __version__))
+    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or pathlib.Path(caches, "bdgf-jax", __version__)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return pathlib.Path(jax.config.jax_compilation_cache_dir)
+    return pathlib.Path(folder)

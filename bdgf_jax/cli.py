@@ -6,10 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ml_collections import ConfigDict
 from rich.console import Console
 
 from bdgf_jax import __version__, configuration
+from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 
 COMMANDS = {
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def command(options: argparse.Namespace, config: ConfigDict, workdir: pathlib.Path) -> None:
+def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
     """Does what was asked, and what has to come before it."""
     if options.command == "inspect":
         inspect(config, workdir)
@@ -94,6 +94,7 @@ def command(options: argparse.Namespace, config: ConfigDict, workdir: pathlib.Pa
 
     use_compilation_cache()
     run = open_run(config, workdir)
+    predict_seconds = None
     trains = options.command in ("run", "pretrain", "features", "train")
     if trains and config.features.source == "ddpm":
         from bdgf_jax.fitting import pretrain
@@ -109,18 +110,18 @@ def command(options: argparse.Namespace, config: ConfigDict, workdir: pathlib.Pa
             began = time.monotonic()
             probabilities = mapping.predict(run, guidance)["fused"]
             mapping.write_maps(run, probabilities, with_probabilities=config.predict.probabilities)
+            predict_seconds = time.monotonic() - began
             print(f"Map: {workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):
-        seconds = time.monotonic() - began if options.command == "run" else None
         map_file = getattr(options, "map", None)
-        metrics = mapping.evaluate(run, map_file, seconds)
+        metrics = mapping.evaluate(run, map_file, predict_seconds)
         report = mapping.report(run, metrics, map_file)
         kappa = "undefined" if metrics["kappa"] is None else f"{metrics['kappa']:.3f}"
         print(f"OA {metrics['oa']:.1%}   AA {metrics['aa']:.1%}   κ {kappa}   on {metrics['n_test']} test pixels")
         print(f"Report: {report}")
 
 
-def inspect(config: ConfigDict, workdir: pathlib.Path) -> None:
+def inspect(config: Config, workdir: pathlib.Path) -> None:
     """Prints what the scene holds and draws it."""
     from bdgf_jax.scenes.drawing import draw_scene
     from bdgf_jax.scenes.inspection import print_inspection

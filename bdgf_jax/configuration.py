@@ -5,12 +5,16 @@ import pathlib
 import re
 import runpy
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from bdgf_jax.errors import InputError
+
+# An ml_collections.ConfigDict, whose fields are known at run time only.
+Config = Any
 
 INSTALLED = pathlib.Path(__file__).parent / "configs"
 CHECKOUT = pathlib.Path(__file__).parent.parent / "configs"
@@ -26,7 +30,7 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in config_folder().glob("*.py") if path.stem != "__init__")
 
 
-def load(name_or_file: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
+def load(name_or_file: str, overrides: Iterable[str] = ()) -> Config:
     """The config of that name (`demo`) or in that file (`my_scene.py`), overrides applied.
 
     Args:
@@ -45,7 +49,7 @@ def load(name_or_file: str, overrides: Iterable[str] = ()) -> ml_collections.Con
     return _override(config, list(overrides))
 
 
-def _override(config: ml_collections.ConfigDict, overrides: list[str]) -> ml_collections.ConfigDict:
+def _override(config: Config, overrides: list[str]) -> Config:
     arguments = ["bdgf", *overrides]
     values = flags.FlagValues()
     defaults = dict(flatten(config))
@@ -86,9 +90,9 @@ def _explain(error: Exception, overrides: list[str], fields: dict[str, object]) 
         if field not in fields:
             near = difflib.get_close_matches(field, fields, n=1, cutoff=0.0)
             return f"--config.{field}: there is no such field. Did you mean --config.{near[0]}?"
-        if isinstance(fields[field], int | float | bool) and value is not None:
+        if isinstance(fields[field], int | float) and not isinstance(fields[field], bool) and value:
             try:
-                type(fields[field])(value)
+                (float if isinstance(fields[field], float) else int)(value)
             except ValueError:
                 expected = type(fields[field]).__name__
                 return f"--config.{field}={value}: expected {expected}, such as {fields[field]!r}."

@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -285,10 +285,10 @@ def _fingerprint(settings: str, *trees) -> str:
     return digest.hexdigest()
 
 
-def _save_statistics(path: pathlib.Path, levels, statistics: FeatureStatistics) -> None:
-    named = {f"mean_{level}": mean for level, mean in zip(levels, statistics.mean)}
-    named |= {f"deviation_{level}": deviation for level, deviation in zip(levels, statistics.deviation)}
-    np.savez(path, **named)
+def _save_statistics(path: pathlib.Path, levels: Sequence[int], statistics: FeatureStatistics) -> None:
+    arrays: dict[str, Any] = {f"mean_{level}": mean for level, mean in zip(levels, statistics.mean)}
+    arrays |= {f"deviation_{level}": deviation for level, deviation in zip(levels, statistics.deviation)}
+    np.savez(path, **arrays)
 
 
 def _read_log(run: Run, stretch: str) -> list[dict[str, Any]]:

@@ -6,11 +6,11 @@ import json
 import pathlib
 from typing import Any
 
-import ml_collections
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from bdgf_jax import configuration
+from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.inspection import inspect_scene
 from bdgf_jax.scenes.loading import load_scene
@@ -26,7 +26,7 @@ LIBRARIES = ("bdgf-jax", "bdgf-kernels", "jax", "flax", "optax", "orbax-checkpoi
 class Run:
     """What every stretch of the road is given: `images` are the scene's modalities as the models see them."""
 
-    config: ml_collections.ConfigDict
+    config: Config
     workdir: pathlib.Path
     scene: Scene
     transforms: dict[str, BandTransform]
@@ -43,7 +43,7 @@ class Run:
         return {name: modality.valid for name, modality in self.scene.modalities.items()}
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path, scene: Scene | None = None) -> Run:
+def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) -> Run:
     """Checks that the workdir can be used by this config, reads the scene, and notes both in the workdir.
 
     Args:
@@ -113,7 +113,7 @@ def write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"

@@ -3,12 +3,14 @@
 Override any field on the command line, such as `--config.train.steps=200`.
 """
 
+from typing import Any
+
 import ml_collections
 
 
-def get_config(size: str = "") -> ml_collections.ConfigDict:
+def get_config(size: str = "") -> Any:
     del size
-    config = ml_collections.ConfigDict()
+    config: Any = ml_collections.ConfigDict()
 
     # What is classified: one grid, two or more modalities.
     config.scene = ml_collections.ConfigDict(
@@ -149,7 +151,7 @@ def get_config(size: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-def _optimisation(*, steps: int, batch_size: int, learning_rate: float) -> ml_collections.ConfigDict:
+def _optimisation(*, steps: int, batch_size: int, learning_rate: float) -> Any:
     return ml_collections.ConfigDict(
         {
             "steps": steps,

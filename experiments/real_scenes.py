@@ -5,7 +5,7 @@
 Each seed draws its own split, with which every method trains on the same pixels and is scored on the same others. The
 DDPM sees no labels and is trained once for a scene, so that the deviations are those of splits and of the classifiers.
 `probe_trained` and `probe_untrained` are logistic regressions on the pixels' diffusion features, of the pre-trained
-U-Net and of one as it was initialised: what pre-training is worth. A seed that is in FILE.json already is not run again.
+U-Net and of one as it was initialised: what pre-training is worth. Seeds that FILE.json holds are not run again.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bdgf_jax import configuration, mapping
 from bdgf_jax.caching import use_compilation_cache
+from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.fitting import pretrain, train
@@ -51,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def compare(config, name: str, seeds: range, workdir: pathlib.Path, out: pathlib.Path) -> dict:
+def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: pathlib.Path) -> dict:
     """Scores of every method on every seed's split, written to `out` after each.
 
     Args:
@@ -93,7 +94,7 @@ def compare(config, name: str, seeds: range, workdir: pathlib.Path, out: pathlib
     return record
 
 
-def configured(config, **fields):
+def configured(config: Config, **fields) -> Config:
     """A copy of the config with these fields replaced, `section__field=value`."""
     changed = config.copy_and_resolve_references()
     changed.update_from_flattened_dict({field.replace("__", "."): value for field, value in fields.items()})

@@ -135,9 +135,10 @@ class Denoiser(nnx.Module):
             activations.append(x)
 
         x = nnx.silu(self.norm(x))
-        outputs = {
-            name: tuple(jnp.split(self.heads[name](x).astype(jnp.float32), 2, axis=-1)) for name in self.modalities
-        }
+        outputs = {}
+        for name in self.modalities:
+            at_visible, at_hidden = jnp.split(self.heads[name](x).astype(jnp.float32), 2, axis=-1)
+            outputs[name] = (at_visible, at_hidden)
         return outputs, tuple(activations)
 
 

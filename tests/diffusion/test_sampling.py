@@ -19,9 +19,7 @@ def best_denoiser(images, t, hidden):
 
 def draw(**options):
     options = {"steps": 100, "eta": 0.0, "key": jax.random.key(0)} | options
-    return sample(
-        best_denoiser, SCHEDULE, target="noise", shape=(8, 32, 32), channels={"hsi": 2, "sar": 1}, **options
-    )
+    return sample(best_denoiser, SCHEDULE, target="noise", shape=(8, 32, 32), channels={"hsi": 2, "sar": 1}, **options)
 
 
 @pytest.mark.parametrize(("steps", "eta"), [(100, 1.0), (100, 0.0), (25, 0.0)])

@@ -1,0 +1,43 @@
+import json
+
+import numpy as np
+import pytest
+
+from bdgf_jax import configuration
+from experiments.real_scenes import compare, table
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    config = configuration.load("demo:tiny", ["--config.pretrain.steps=3", "--config.train.steps=5"])
+    folder = tmp_path_factory.mktemp("compared")
+    record = compare(config, "tiny", range(2), folder / "runs", folder / "out.json")
+    return config, folder, record
+
+
+def test_every_method_has_a_number_a_seed_on_the_same_pixels(compared):
+    _, folder, record = compared
+    scene = json.loads((folder / "out.json").read_text())["scenes"][0]
+    assert scene["scene"] == "tiny"
+    assert scene["seeds"] == [0, 1]
+    assert len(scene["n_train"]) == len(scene["n_test"]) == 2
+    assert {"bdgf", "rf_pixels", "svm_pixels", "soft_vote", "probe_trained", "probe_untrained"} <= set(scene["methods"])
+    for figures in scene["methods"].values():
+        for values in figures.values():
+            assert len(values) == 2
+            assert np.isfinite(values).all()
+    assert record["methods"] == scene["methods"]
+
+
+def test_seeds_that_are_done_are_not_run_again(compared, monkeypatch):
+    config, folder, record = compared
+    monkeypatch.setattr("experiments.real_scenes.pretrain", lambda run: pytest.fail("ran again"))
+    assert compare(config, "tiny", range(2), folder / "runs", folder / "out.json")["methods"] == record["methods"]
+
+
+def test_the_table_states_mean_and_deviation(compared):
+    _, _, record = compared
+    text = table(record)
+    aa = 100 * np.array(record["methods"]["rf_pixels"]["aa"])
+    assert "| tiny, 2 seeds | OA | AA | κ |" in text
+    assert f"{aa.mean():.1f} ± {aa.std(ddof=1):.1f}" in text
