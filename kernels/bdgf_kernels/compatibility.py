@@ -23,3 +23,16 @@ def vary_alike(arrays: PyTree) -> PyTree:
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(mark, arrays)
+
+
+HAS_MOSAIC_GPU = tuple(int(part) for part in jax.__version__.split(".")[:2]) >= (0, 11)
+"""Whether `plgpu.kernel` takes `out_type` and `scratch_types`, as the kernels here say it."""
+
+
+def weakest_gpu() -> float | None:
+    """Returns the lowest compute capability among this machine's NVIDIA GPUs, None where it has none."""
+    try:
+        devices = jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return None
+    return min(float(device.compute_capability) for device in devices)

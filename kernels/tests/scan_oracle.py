@@ -29,6 +29,9 @@ class Case:
         return "-".join([f"{self.b}x{self.l}x{self.d}x{self.n}", f"g{self.g}", self.dtype, *flags])
 
 
+EVERYWHERE = ("reference", "associative", "chunked")
+"""Implementations that run on every platform; those with kernels have suites of their own."""
+
 EVERYTHING = ("D", "z", "delta_bias", "initial_state", "reset")
 
 

@@ -6,15 +6,20 @@ from types import ModuleType
 
 import jax
 
-from bdgf_kernels.selective_scan import associative, chunked, reference
+from bdgf_kernels.selective_scan import associative, chunked, mosaic_gpu, reference
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, sizes
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "associative": associative, "chunked": chunked}
+IMPLEMENTATIONS: dict[str, ModuleType] = {
+    "reference": reference,
+    "associative": associative,
+    "chunked": chunked,
+    "mosaic_gpu": mosaic_gpu,
+}
 """Every implementation that exists, by name: modules with `supports` and `scan`."""
 
 FASTEST_FIRST = {
     "cpu": ("chunked",),
-    "cuda": ("chunked",),
+    "cuda": ("mosaic_gpu", "chunked"),
     "rocm": ("chunked",),
     "tpu": ("chunked",),
 }

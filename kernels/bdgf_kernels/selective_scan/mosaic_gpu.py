@@ -1,0 +1,191 @@
+"""The scan as Pallas kernels for NVIDIA Hopper and newer: a thread owns a channel and walks the steps in order.
+
+One warpgroup of 128 threads serves 128 channels of one sequence and one direction. A thread keeps the n states of its
+channel in registers; B and C, which all channels share, are staged in shared memory and read as broadcasts. So there is
+no scan across threads, and nothing of size b l d n in memory: the exponential unit is what bounds the forward pass.
+
+The backward kernel walks chunks of 16 steps from the last one. For a state at a time it recomputes the chunk from the
+state that the forward pass kept at its boundary, walks back, and adds what belongs to dB and dC up over the channels of
+a warp. dA, dD and the bias's gradient stay with the thread. There are no atomics: the same bits every time.
+
+Directions differ in the rows that a kernel reads and writes: u, delta, y and their gradients are never flipped or
+transposed in memory. B and C, smaller by n / d, are brought into visiting order and float32 by one pass of XLA's.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bdgf_kernels import compatibility
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_step, sizes
+
+HOPPER = 9.0
+STATES_MULTIPLE = 4
+MOST_STATES = 16
+STAGED_AT_ONCE = 20
+STAGED_IN_TURN = 16
+
+interpreter = None
+
+
+@contextlib.contextmanager
+def interpreted(parameters: object) -> Iterator[None]:
+    """Runs the kernels of calls traced inside by an interpreter: `plgpu.InterpretGPUParams(detect_races=True)`, say."""
+    global interpreter
+    before, interpreter = interpreter, parameters
+    try:
+        yield
+    finally:
+        interpreter = before
+
+
+def supports(operands: Operands, options: Options) -> str | None:
+    """Says why a call can't be served."""
+    del options
+    _, _, d, _, g, n = sizes(operands)
+    if not compatibility.HAS_MOSAIC_GPU:
+        return f"its kernels are written for jax 0.11 and newer, this is {jax.__version__}."
+    capability = compatibility.weakest_gpu()
+    if capability is not None and capability < HOPPER:
+        return f"its kernels need compute capability {HOPPER} or higher, this machine's GPU has {capability}."
+    if operands.reset is not None:
+        return "its kernels take no reset."
+    if n > MOST_STATES:
+        return f"a thread keeps its states in registers, at most {MOST_STATES} of them, not {n}."
+    if g > 1 and d // g % 128:
+        return f"128 channels must share their B and C, but a group has {d // g}."
+    return None
+
+
+def scan(operands: Operands, options: Options) -> Outputs:
+    """Pads channels to 128 and states to 4, runs the kernels, adds the directions up and gates."""
+    b, length, d, _, _, n = sizes(operands)
+    wide, high = -d % 128, -n % STATES_MULTIPLE
+    given = lambda x, change: None if x is None else change(x)
+    u, delta = pad(operands.u, wide), pad(operands.delta, wide).reshape(b, length, -1)
+    D, bias = (given(x, lambda x: pad(x, wide)) for x in (operands.D, operands.delta_bias))
+    by_state = lambda x: pad(pad(x, high).swapaxes(-1, -2), wide)
+    A, first = by_state(operands.A), given(operands.initial_state, by_state)
+    B, C = (by_step(pad(x.astype(jnp.float32), high), options) for x in (operands.B, operands.C))
+
+    own_delta = operands.delta.shape[2] > 1
+    outputs: Outputs = run(options, own_delta, interpreter, u, delta, A, B, C, D, bias, first)
+    y, last = outputs[0][..., :d], outputs[1]
+    if operands.z is not None:
+        y = y.astype(jnp.float32) * jax.nn.silu(operands.z.astype(jnp.float32))
+    return y.astype(operands.u.dtype), given(last, lambda x: x.swapaxes(-1, -2)[:, :, :d, :n])
+
+
+def pad(x: Array, amount: int) -> Array:
+    """Adds zeros to the last axis."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, amount)]) if amount else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def run(
+    options: Options,
+    own_delta: bool,
+    interpret: object,
+    u: Float[Array, "b l d"],
+    delta: Float[Array, "b l kd_d"],
+    A: Float[Array, "k n d"],
+    B: Float[Array, "l k b g n"],
+    C: Float[Array, "l k b g n"],
+    D: Float[Array, "k d"] | None,
+    bias: Float[Array, "k d"] | None,
+    first: Float[Array, "b k n d"] | None,
+) -> tuple[Float[Array, "b l d"], Float[Array, "b k n d"] | None]:
+    """Returns y, the directions added up, and, where wanted, the last state; B and C are in visiting order."""
+    return launch(options, own_delta, interpret, (u, delta, A, B, C, D, bias, first), keep_boundaries=False)[0]
+
+
+def planned(options, own_delta, interpret, u, B):
+    """Gathers what the kernels have to know."""
+    from bdgf_kernels.selective_scan import mosaic_gpu_kernels as kernels
+
+    b, length, d = u.shape
+    chunks = -(-length // kernels.CHUNK)
+    return kernels, kernels.Plan(
+        batch=b,
+        length=length,
+        channels=d,
+        states=B.shape[-1],
+        groups=B.shape[-2],
+        staged=chunks if chunks <= STAGED_AT_ONCE else STAGED_IN_TURN,
+        orders=options.orders,
+        own_delta=own_delta,
+        softplus=options.delta_softplus,
+        interpret=interpret,
+    )
+
+
+def in_chunks(x: Float[Array, "l k b g n"], plan) -> Float[Array, "b k g c s n"]:
+    """Cuts B or C into the chunks of whole segments, zero past the last step."""
+    length, k, b, g, n = x.shape
+    count = plan.segments * plan.staged
+    x = jnp.pad(x, ((0, count * 16 - length), *((0, 0),) * 4))
+    return jnp.moveaxis(x.reshape(count, 16, k, b, g, n), (3, 2, 4), (0, 1, 2))
+
+
+def in_kernels_units(kernels, operands):
+    """Measures step sizes in units of ln 2, so that the kernels raise 2 to powers instead of e."""
+    u, delta, A, B, C, D, bias, first = operands
+    return u, delta, A, B * kernels.LN2, C, D, None if bias is None else bias * kernels.LOG2E, first
+
+
+def launch(options, own_delta, interpret, arguments, *, keep_boundaries):
+    """Runs the forward kernel."""
+    u, delta, A, B, C, D, bias, first = arguments
+    kernels, plan = planned(options, own_delta, interpret, u, B)
+    operands = in_kernels_units(kernels, (u, delta, A, in_chunks(B, plan), in_chunks(C, plan), D, bias, first))
+    y, boundaries, last = kernels.forward(
+        plan, operands, keep_boundaries=keep_boundaries, final_state=options.final_state
+    )
+    return (y.sum(axis=1), last), boundaries
+
+
+def run_forward(options, own_delta, interpret, *arguments):
+    """The forward pass; keeps the state at every 16th step."""
+    outputs, boundaries = launch(options, own_delta, interpret, arguments, keep_boundaries=True)
+    return outputs, (boundaries, arguments)
+
+
+def run_backward(options, own_delta, interpret, kept, cotangents):
+    """The backward pass: the kernel, then the sums that cross blocks, in a fixed order."""
+    boundaries, (u, delta, A, B, C, D, bias, first) = kept
+    dy, dlast = cotangents
+    kernels, plan = planned(options, own_delta, interpret, u, B)
+    transposed = [in_chunks(x, plan).swapaxes(-1, -2) for x in (B, C)]
+    operands = in_kernels_units(kernels, (u, delta, A, *transposed, D, bias, first))
+    du, ddelta, dA, dD, dbias, dfirst, dBC = kernels.backward(plan, operands, boundaries, dy, dlast)
+    ddelta = jnp.moveaxis(ddelta, 1, 2).reshape(delta.shape) if own_delta else ddelta.sum(axis=1)
+
+    b, k, blocks, chunks, n, _ = dBC.shape
+    groups = B.shape[3]
+    by_step_of_chunk = dBC.reshape(b, k, groups, blocks // groups, chunks, n, 4, 2, 16)
+    rest = plan.length % 16
+    if rest:
+        # The last chunk's terms for dC follow those for dB at once, not at the 16th place.
+        tail = by_step_of_chunk[:, :, :, :, -1].reshape(b, k, groups, -1, n, 4, 32)
+        dC_tail = jnp.pad(tail[..., rest : 2 * rest], [(0, 0)] * 6 + [(0, 16 - rest)])
+        by_step_of_chunk = by_step_of_chunk.at[:, :, :, :, -1, :, :, 1].set(dC_tail)
+    sums = by_step_of_chunk.sum(axis=(3, 6))
+    sums = jnp.moveaxis(sums, (3, 6, 1, 0, 2, 4), (0, 1, 2, 3, 4, 5)).reshape(chunks * 16, k, b, groups, n, 2)
+    dB, dC = sums[: plan.length, ..., 0], sums[: plan.length, ..., 1]
+    return (
+        du.sum(axis=1).astype(u.dtype),
+        ddelta.astype(delta.dtype),
+        dA.sum(axis=0) * kernels.LN2,
+        dB * kernels.LN2,
+        dC,
+        None if D is None else dD.sum(axis=0),
+        None if bias is None else dbias.sum(axis=0),
+        None if first is None else dfirst,
+    )
+
+
+run.defvjp(run_forward, run_backward)

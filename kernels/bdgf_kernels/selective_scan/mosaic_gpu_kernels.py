@@ -1,0 +1,363 @@
+"""The two Mosaic GPU kernels of the scan: a thread owns a channel, walks the steps, keeps the n states in registers."""
+
+# The type checker reads the oldest jax that is supported, whose `plgpu.load` was another function.
+# pyright: reportCallIssue=false
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from bdgf_kernels.selective_scan import channel_sums
+from bdgf_kernels.selective_scan.call import Order
+
+LANES = 128
+CHUNK = 16
+UNROLL = 8
+STATES_AT_ONCE = 2
+LOG2E = math.log2(math.e)
+LN2 = math.log(2.0)
+ONE_A_THREAD = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
+# Without these the compiler emits slow, exact exponentials and two block barriers round every store. Every address
+# that is written here is read back by the thread that wrote it, or after a barrier that stands in the kernel.
+PARAMETERS = plgpu.CompilerParams(
+    approx_math=True, unsafe_no_auto_barriers=True, lowering_semantics=plgpu.LoweringSemantics.Lane
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the kernels know while they are traced: axes' lengths, directions and which optional parts there are.
+
+    Args:
+      staged: chunks of B and C that lie in shared memory at a time.
+      interpret: parameters of the interpreter, or None to compile.
+    """
+
+    batch: int
+    length: int
+    channels: int
+    states: int
+    groups: int
+    staged: int
+    orders: tuple[Order, ...]
+    own_delta: bool
+    softplus: bool
+    interpret: object = None
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of 16 steps, the last one perhaps shorter."""
+        return -(-self.length // CHUNK)
+
+    @property
+    def segments(self) -> int:
+        """How many times B and C are staged."""
+        return -(-self.chunks // self.staged)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Blocks: sequences, directions, and 128 channels each."""
+        return self.batch, len(self.orders), self.channels // LANES
+
+    def row(self, direction, step):
+        """The row that a direction visits at a step."""
+        rows = [order.row(step, self.length) for order in self.orders]
+        row = rows[0]
+        for i, other in enumerate(rows[1:], start=1):
+            row = jnp.where(direction == i, other, row)
+        return row
+
+    def group(self, block):
+        """The group of B and C that a block of channels belongs to."""
+        return block // (self.channels // self.groups // LANES)
+
+
+def load(ref):
+    """Reads one number a thread, as float32."""
+    return plgpu.load(ref, layout=ONE_A_THREAD, optimized=False).astype(jnp.float32)
+
+
+def store(ref, value):
+    """Writes one number a thread."""
+    ref[...] = value.astype(ref.dtype)
+
+
+def zero():
+    """One zero a thread, in the layout that loops carry."""
+    return plgpu.layout_cast(jnp.zeros((LANES,), jnp.float32), ONE_A_THREAD)
+
+
+def step_size(plan, raw, shift):
+    """The step size over ln 2, so that 2^(step A) is the decay, from delta and the bias over ln 2.
+
+    softplus(x) / ln 2 = max(t, 0) + log2(1 + 2^-|t|) with t = x / ln 2, to 2e-5 of itself: where 1 + 2^-|t| would round
+    2^-|t| away, two terms of the logarithm's series serve.
+    """
+    t = raw * LOG2E + shift
+    if not plan.softplus:
+        return t
+    e = jnp.exp2(-jnp.abs(t))
+    series = e * (LOG2E - (0.5 * LOG2E) * e)
+    return jnp.maximum(t, 0.0) + jnp.where(e < 2.0**-8, series, jnp.log2(1.0 + e))
+
+
+def stage(plan, place, segment, refs, copies, arrived):
+    """Copies a segment of B and C, in visiting order, to shared memory: 128 threads read every number of it.
+
+    The barrier keeps the copies from overtaking threads that still read the segment before.
+    """
+    sequence, direction, block = place
+    plgpu.commit_smem()
+    for ref, copy in zip(refs, copies):
+        window = ref.at[sequence, direction, plan.group(block), pl.ds(segment * plan.staged, plan.staged)]
+        plgpu.copy_gmem_to_smem(window, copy, arrived)
+    plgpu.barrier_wait(arrived)
+
+
+def staging(plan, shape):
+    """Shared memory for a segment of B and C, and the barrier that both copies arrive at."""
+    chunks = plgpu.SMEM((plan.staged, *shape), jnp.float32)
+    return {"B": chunks, "C": chunks, "arrived": plgpu.Barrier(num_arrivals=2)}
+
+
+def parameter(ref, direction, channels):
+    """Reads a channel's own number, zero where there is no such argument."""
+    return zero() if ref is None else load(ref.at[direction, channels])
+
+
+def forward(plan, operands, *, keep_boundaries, final_state):
+    """Launches the forward kernel; returns y a direction, the states at the chunks' boundaries, the last states.
+
+    B and C are (b k g chunks 16 n), in visiting order; B comes times ln 2, the bias over it.
+    """
+    u, delta, A, B, C, D, bias, first = operands
+    given = [x for x in (D, bias, first) if x is not None]
+    batch, directions, _ = plan.grid
+    state = (batch, directions, plan.states, plan.channels)
+    outputs = [jax.ShapeDtypeStruct((batch, directions, plan.length, plan.channels), y_type(plan, u.dtype))]
+    if keep_boundaries:
+        shape = (batch, directions, plan.chunks, plan.states, plan.channels)
+        outputs.append(jax.ShapeDtypeStruct(shape, jnp.float32))
+    if final_state:
+        outputs.append(jax.ShapeDtypeStruct(state, jnp.float32))
+
+    def kernel(u, delta, A, B_all, C_all, *refs, B, C, arrived):
+        refs = list(refs)
+        D_, bias_, first_ = (refs.pop(0) if x is not None else None for x in (D, bias, first))
+        y = refs.pop(0)
+        boundaries = refs.pop(0) if keep_boundaries else None
+        last = refs.pop(0) if final_state else None
+        place = sequence, direction, block = tuple(jax.lax.axis_index(x) for x in ("sequence", "direction", "block"))
+        channels = pl.ds(block * LANES, LANES)
+        own = pl.ds((direction if plan.own_delta else 0) * plan.channels + block * LANES, LANES)
+        staged = lambda segment: stage(plan, place, segment, (B_all, C_all), (B, C), arrived)
+
+        rates = [load(A.at[direction, i, channels]) for i in range(plan.states)]
+        skip, shift = parameter(D_, direction, channels), parameter(bias_, direction, channels)
+        if first_ is None:
+            states = tuple(zero() for _ in range(plan.states))
+        else:
+            states = tuple(load(first_.at[sequence, direction, i, channels]) for i in range(plan.states))
+
+        def several(c, local, first, states, count):
+            """A few steps of chunk c; all loads come first, so that their latencies overlap."""
+            rows = [plan.row(direction, c * CHUNK + first + j) for j in range(count)]
+            inputs = [load(u.at[sequence, row, channels]) for row in rows]
+            raws = [load(delta.at[sequence, row, own]) for row in rows]
+            for j, (row, x, raw) in enumerate(zip(rows, inputs, raws)):
+                step = step_size(plan, raw, shift)
+                added, out, after = step * x, skip * x, []
+                for i, (rate, state) in enumerate(zip(rates, states)):
+                    state = jnp.exp2(step * rate) * state + added * B[local, first + j, i]
+                    out = out + state * C[local, first + j, i]
+                    after.append(state)
+                states = tuple(after)
+                store(y.at[sequence, direction, row, channels], out)
+            return states
+
+        def chunk(c, local, states, count):
+            if boundaries is not None:
+                for i, state in enumerate(states):
+                    store(boundaries.at[sequence, direction, c, i, channels], state)
+            whole = count // UNROLL
+            if whole:
+                step = lambda q, states: several(c, local, q * UNROLL, states, UNROLL)
+                states = jax.lax.fori_loop(0, whole, step, states)
+            if count % UNROLL:
+                states = several(c, local, whole * UNROLL, states, count % UNROLL)
+            return states
+
+        def full_chunks(segment, states, count):
+            """Without boundaries to keep, one loop over all steps saves the chunks' own bookkeeping."""
+            start = segment * plan.staged
+            if not count:
+                return states
+            if keep_boundaries:
+                step = lambda local, states: chunk(start + local, local, states, CHUNK)
+                return jax.lax.fori_loop(0, count, step, states)
+            parts = CHUNK // UNROLL
+            step = lambda q, states: several(start + q // parts, q // parts, q % parts * UNROLL, states, UNROLL)
+            return jax.lax.fori_loop(0, count * parts, step, states)
+
+        def segment(index, states):
+            staged(index)
+            return full_chunks(index, states, plan.staged)
+
+        final = plan.segments - 1
+        if final:
+            states = jax.lax.fori_loop(0, final, segment, states)
+        staged(final)
+        full = plan.length // CHUNK - final * plan.staged
+        states = full_chunks(final, states, full)
+        if plan.length % CHUNK:
+            states = chunk(plan.chunks - 1, full, states, plan.length % CHUNK)
+        if last is not None:
+            for i, state in enumerate(states):
+                store(last.at[sequence, direction, i, channels], state)
+
+    results = list(launch(plan, kernel, outputs, staging(plan, (CHUNK, plan.states)))(u, delta, A, B, C, *given))
+    y = results.pop(0)
+    boundaries = results.pop(0) if keep_boundaries else None
+    return y, boundaries, results.pop(0) if final_state else None
+
+
+def y_type(plan, dtype):
+    """Directions are added up in float32 before they are rounded; a single one is rounded by the kernel."""
+    return dtype if len(plan.orders) == 1 else jnp.float32
+
+
+def backward(plan, operands, boundaries, dy, dlast):
+    """Launches the backward kernel.
+
+    B and C are (b k g chunks n 16), in visiting order; B comes times ln 2, the bias over it.
+    Returns du, ddelta (b k l d), dA over ln 2 (b k n d), dD and dbias (b k d) and d(first state) (b k n d), with sums
+    over sequences left to XLA, and what 32 channels each give to dB and dC as (b k blocks chunks n 4 32): a chunk's
+    steps for dB over ln 2, then for dC; the rest of the 32 is undefined.
+    """
+    u, delta, A, B, C, D, bias, _ = operands
+    given = [x for x in (D, bias, dlast) if x is not None]
+    batch, directions, blocks = plan.grid
+    a_state = jax.ShapeDtypeStruct((batch, directions, plan.states, plan.channels), jnp.float32)
+    a_channel = jax.ShapeDtypeStruct((batch, directions, plan.channels), jnp.float32)
+    a_row = (batch, directions, plan.length, plan.channels)
+    sums = (batch, directions, blocks, plan.chunks, plan.states, LANES)
+    outputs = [
+        jax.ShapeDtypeStruct(a_row, y_type(plan, u.dtype)),
+        jax.ShapeDtypeStruct(a_row, y_type(plan, delta.dtype) if plan.own_delta else jnp.float32),
+        *(a_state, a_channel, a_channel, a_state),
+        jax.ShapeDtypeStruct(sums, jnp.float32),
+    ]
+    scratch = staging(plan, (plan.states, CHUNK)) | {
+        "carried": plgpu.SMEM((plan.states, LANES), jnp.float32),
+        "dA_so_far": plgpu.SMEM((plan.states, LANES), jnp.float32),
+        "terms": channel_sums.scratch(),
+    }
+
+    def kernel(u, delta, A, B_all, C_all, dy, boundaries, *refs, B, C, arrived, carried, dA_so_far, terms):
+        refs = list(refs)
+        D_, bias_, dlast_ = (refs.pop(0) if x is not None else None for x in (D, bias, dlast))
+        du, ddelta, dA, dD, dbias, dfirst, dBC = refs
+        place = sequence, direction, block = tuple(jax.lax.axis_index(x) for x in ("sequence", "direction", "block"))
+        channels = pl.ds(block * LANES, LANES)
+        own = pl.ds((direction if plan.own_delta else 0) * plan.channels + block * LANES, LANES)
+        staged = lambda segment: stage(plan, place, segment, (B_all, C_all), (B, C), arrived)
+        skip, shift = parameter(D_, direction, channels), parameter(bias_, direction, channels)
+        for i in range(plan.states):
+            store(dA_so_far.at[i], zero())
+            store(carried.at[i], zero() if dlast_ is None else load(dlast_.at[sequence, direction, i, channels]))
+
+        def chunk(c, local, totals, count):
+            rows = [plan.row(direction, c * CHUNK + j) for j in range(count)]
+            steps = [step_size(plan, load(delta.at[sequence, row, own]), shift) for row in rows]
+            inputs = [load(u.at[sequence, row, channels]) for row in rows]
+            added = [step * x for step, x in zip(steps, inputs)]
+            douts = [load(dy.at[sequence, row, channels]) for row in rows]
+
+            def a_state(i, through):
+                """Through the input, Σ_n g B, and through the decay, Σ_n (g a h) A, of all steps for one state more."""
+                through_input, through_decay = list(through[0]), list(through[1])
+                rate = load(A.at[direction, i, channels])
+                state = load(boundaries.at[sequence, direction, c, i, channels])
+                befores, decays, dC_terms, dB_terms = [], [], [], [None] * count
+                for j in range(count):
+                    befores.append(state)
+                    decays.append(jnp.exp2(steps[j] * rate))
+                    state = decays[j] * state + added[j] * B[local, i, j]
+                    dC_terms.append(douts[j] * state)
+                carry, dA_sum = load(carried.at[i]), load(dA_so_far.at[i])
+                for j in reversed(range(count)):
+                    gradient = carry + douts[j] * C[local, i, j]
+                    dB_terms[j] = gradient * added[j]
+                    through_input[j] = through_input[j] + gradient * B[local, i, j]
+                    carry = gradient * decays[j]
+                    decayed = carry * befores[j]
+                    through_decay[j] = through_decay[j] + decayed * rate
+                    dA_sum = dA_sum + decayed * steps[j]
+                store(carried.at[i], carry)
+                store(dA_so_far.at[i], dA_sum)
+                both = channel_sums.by_warp([*dB_terms, *dC_terms], terms, plan.interpret)
+                store(dBC.at[sequence, direction, block, c, i], both)
+                return tuple(through_input), tuple(through_decay)
+
+            nothing = tuple(zero() for _ in range(count))
+            step = lambda q, through: functools.reduce(
+                lambda through, i: a_state(q * STATES_AT_ONCE + i, through), range(STATES_AT_ONCE), through
+            )
+            through_input, through_decay = jax.lax.fori_loop(0, plan.states // STATES_AT_ONCE, step, (nothing, nothing))
+            dD_sum, dbias_sum = totals
+            for j, (row, x) in enumerate(zip(rows, inputs)):
+                store(du.at[sequence, direction, row, channels], steps[j] * through_input[j] + skip * douts[j])
+                dstep = LOG2E * x * through_input[j] + through_decay[j]
+                if plan.softplus:
+                    dstep = dstep * (1.0 - jnp.exp2(-steps[j]))
+                store(ddelta.at[sequence, direction, row, channels], dstep)
+                dD_sum = dD_sum + douts[j] * x
+                dbias_sum = dbias_sum + dstep
+            return dD_sum, dbias_sum
+
+        def full_chunks(segment, totals, count):
+            def step(q, totals):
+                local = count - 1 - q
+                return chunk(segment * plan.staged + local, local, totals, CHUNK)
+
+            return jax.lax.fori_loop(0, count, step, totals) if count else totals
+
+        def segment(q, totals):
+            index = plan.segments - 2 - q
+            staged(index)
+            return full_chunks(index, totals, plan.staged)
+
+        totals = zero(), zero()
+        final = plan.segments - 1
+        staged(final)
+        full = plan.length // CHUNK - final * plan.staged
+        if plan.length % CHUNK:
+            totals = chunk(plan.chunks - 1, full, totals, plan.length % CHUNK)
+        totals = full_chunks(final, totals, full)
+        if final:
+            totals = jax.lax.fori_loop(0, final, segment, totals)
+        store(dD.at[sequence, direction, channels], totals[0])
+        store(dbias.at[sequence, direction, channels], totals[1])
+        for i in range(plan.states):
+            store(dA.at[sequence, direction, i, channels], load(dA_so_far.at[i]))
+            store(dfirst.at[sequence, direction, i, channels], load(carried.at[i]))
+
+    return launch(plan, kernel, outputs, scratch)(u, delta, A, B, C, dy, boundaries, *given)
+
+
+def launch(plan, kernel, outputs, scratch):
+    """One launch for all sequences, directions and blocks of channels."""
+    return plgpu.kernel(
+        kernel,
+        out_type=tuple(outputs),
+        scratch_types=scratch,
+        grid=plan.grid,
+        grid_names=("sequence", "direction", "block"),
+        compiler_params=PARAMETERS,
+        **({} if plan.interpret is None else {"interpret": plan.interpret}),
+    )

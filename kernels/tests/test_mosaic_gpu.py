@@ -1,0 +1,136 @@
+"""The Mosaic GPU kernels under the race-detecting interpreter, which simulates memory, copies, barriers, threads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bdgf_kernels import compatibility, selective_scan, selective_scan_2d
+from bdgf_kernels.selective_scan import mosaic_gpu
+from scan_oracle import Case, arguments, assert_close, measured, truth
+
+needs_new_jax = pytest.mark.skipif(not compatibility.HAS_MOSAIC_GPU, reason="the kernels need jax 0.11 or newer")
+
+
+@pytest.fixture
+def interpreted():
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    with mosaic_gpu.interpreted(plgpu.InterpretGPUParams(detect_races=True)):
+        yield
+
+
+CASES = [
+    Case(b=1, l=1, d=128, n=4),
+    Case(b=2, l=19, d=128, n=4, softplus=True, optional=("D", "z", "delta_bias", "initial_state")),
+    Case(b=1, l=17, d=200, n=3, dtype="bfloat16", softplus=True, reverse=True, optional=("D", "delta_bias")),
+    Case(b=1, l=16, d=256, n=4, g=2, optional=("initial_state",)),
+]
+
+
+@needs_new_jax
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_state_and_every_gradient_are_the_oracles(case, interpreted):
+    arrays = arguments(case)
+    random = np.random.default_rng(1)
+    dy = jnp.asarray(random.standard_normal((case.b, case.l, case.d)), jnp.float32).astype(case.dtype)
+    dstate = jnp.asarray(random.standard_normal((case.b, case.d, case.n)), jnp.float32)
+    how = {"delta_softplus": case.softplus, "reverse": case.reverse}
+    call = lambda x: selective_scan(**x, **how, return_final_state=True, implementation="mosaic_gpu")
+    got = measured(call, arrays, dy=dy, dstate=dstate)
+    as_numpy = {"dy": np.asarray(dy.astype(jnp.float32)), "dstate": np.asarray(dstate)}
+    want = truth(arrays, softplus=case.softplus, reverse=case.reverse, **as_numpy)
+    assert_close(got, want, dtype=case.dtype)
+
+
+@needs_new_jax
+def test_a_long_sequence_is_staged_in_segments(interpreted, monkeypatch):
+    monkeypatch.setattr(mosaic_gpu, "STAGED_AT_ONCE", 1)
+    monkeypatch.setattr(mosaic_gpu, "STAGED_IN_TURN", 2)
+    arrays = arguments(Case(b=1, l=70, d=128, n=4))
+    loss = lambda x, name: (selective_scan(**x, implementation=name) ** 2).sum()
+    got, want = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(arrays, n) for n in ("mosaic_gpu", "chunked"))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-3), got, want)
+
+
+@needs_new_jax
+@pytest.mark.parametrize("own_delta", [True, False])
+def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(own_delta, interpreted):
+    random = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
+    b, side, d, n, k = 1, 3, 128, 4, 4
+    given = (
+        normal(b, side, side, d),
+        normal(b, side, side, *((k,) if own_delta else ()), d),
+        -jnp.exp(normal(k, d, n)),
+        normal(b, side, side, k, n),
+        normal(b, side, side, k, n),
+        normal(k, d),
+    )
+    loss = lambda name: lambda *x: jnp.sin(selective_scan_2d(*x, delta_softplus=True, implementation=name)).sum()
+    both = [jax.value_and_grad(loss(name), argnums=tuple(range(6))) for name in ("mosaic_gpu", "chunked")]
+    got, want = (jax.jit(f)(*given) for f in both)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
+    assert str(jax.make_jaxpr(both[0])(*given)).count("mpmd_map[") <= 2
+
+
+@needs_new_jax
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case(optional=("reset",)), "take no reset"),
+        (Case(n=17), "at most 16 of them, not 17"),
+        (Case(d=200, g=2), "a group has 100"),
+    ],
+    ids=str,
+)
+def test_what_the_kernels_can_not_do_is_refused_with_the_reason(case, reason):
+    with pytest.raises(NotImplementedError, match=reason):
+        selective_scan(**arguments(case), implementation="mosaic_gpu")
+
+
+@pytest.mark.skipif(compatibility.HAS_MOSAIC_GPU, reason="about older versions")
+def test_an_older_jax_is_refused_with_the_version_that_is_needed():
+    with pytest.raises(NotImplementedError, match=r"jax 0\.11 and newer"):
+        selective_scan(**arguments(Case()), implementation="mosaic_gpu")
+
+
+@needs_new_jax
+def test_every_thread_adds_up_the_row_of_its_own_term():
+    from bdgf_kernels.selective_scan import channel_sums as sums
+
+    random = np.random.default_rng(0)
+    terms = random.standard_normal((sums.TERMS, sums.WARPS, sums.WARP))
+    memory = np.full(sums.WARPS * sums.TERMS * sums.STRIDE, np.nan)
+    term, warp, lane = np.indices(terms.shape)
+    memory[sums.written(warp, lane, term)] = terms
+    warp, lane, quarter, place = np.indices((sums.WARPS, sums.WARP, 8, 4))
+    read = memory[sums.read(warp, lane, quarter) + place]
+    np.testing.assert_allclose(read.sum((2, 3)), terms.sum(2).T, rtol=1e-12)
+
+
+@needs_new_jax
+def test_eight_neighbouring_threads_read_from_banks_of_their_own():
+    from bdgf_kernels.selective_scan import channel_sums as sums
+
+    for start in range(0, sums.WARP, 8):
+        words = sums.read(0, np.arange(start, start + 8)[:, None], 3) + np.arange(4)
+        assert len(set((words % 32).ravel())) == 32
+
+
+@needs_new_jax
+def test_vmap_and_devices_change_nothing(interpreted):
+    case = Case(b=8, l=2, d=128, n=4)
+    arrays = arguments(case)
+    scan = lambda x: selective_scan(**x, implementation="mosaic_gpu")
+    want = selective_scan(**arrays, implementation="reference")
+    axes = {name: None if name == "A" else 0 for name in arrays}
+    by_two = {name: x if name == "A" else x.reshape(2, 4, *x.shape[1:]) for name, x in arrays.items()}
+    np.testing.assert_allclose(jax.vmap(scan, in_axes=(axes,))(by_two).reshape(want.shape), want, atol=1e-5)
+
+
+@needs_new_jax
+def test_the_default_for_a_gpu_is_this_kernel_even_where_there_is_none():
+    arrays = arguments(Case(b=1, l=16, d=128, n=4))
+    program = jax.jit(lambda: selective_scan(**arrays)).trace().lower(lowering_platforms=("cuda",)).as_text()
+    assert "mosaic_gpu" in program
+    assert "stablehlo.while" not in program
