@@ -42,5 +42,7 @@ class TimestepMerging(nnx.Module):
             return features.reshape(*features.shape[:-2], -1)
         if self.weights is None:
             return features.mean(-2)
-        weights = nnx.softmax(self.weights[...], axis=0)
-        return jnp.einsum("...tc,tc->...c", features, weights)
+        weights = jnp.broadcast_to(nnx.softmax(self.weights[...], axis=0), features.shape)
+        weighted = features * weights
+        # On a CPU adding slices is one pass over memory; a contraction over so short an axis takes many times longer.
+        return sum((weighted[..., t, :] for t in range(1, len(self.weights))), weighted[..., 0, :])

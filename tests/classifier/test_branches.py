@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from bdgf_jax.classifier.branch import Branch
-from bdgf_jax.classifier.cnn import Convolution, ConvolutionStage
+from bdgf_jax.classifier.cnn import ConvolutionStage, convolve
 from bdgf_jax.classifier.directional_scan import CrossScan, GroupedScan, step_bias, to_grids, to_paths
 from bdgf_jax.classifier.mamba import DepthwiseConvolution, MambaStage
 from bdgf_jax.classifier.transformer import TransformerStage
@@ -24,12 +24,18 @@ def changed_tokens(function, grid, row, column):
     return np.asarray(jnp.abs(difference).max(0) > 0.0)
 
 
-def test_our_convolution_is_the_library_s():
-    convolution = Convolution(6, rngs=nnx.Rngs(0))
-    grid = random(0, 2, 5, 5, 6)
-    kernel = convolution.kernel[...].reshape(3, 3, 6, 6)
-    expected = jax.lax.conv_general_dilated(grid, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    np.testing.assert_allclose(convolution(grid), expected, atol=1e-5)
+def test_our_convolution_and_its_gradients_are_the_library_s():
+    grid, kernel, weights = random(0, 2, 5, 5, 4), random(1, 3, 12, 6), random(2, 2, 5, 5, 6)
+    theirs = lambda grid, kernel: jax.lax.conv_general_dilated(
+        grid, kernel.reshape(3, 3, 4, 6), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(convolve(grid, kernel), theirs(grid, kernel), atol=1e-5)
+    gradients = [
+        jax.grad(lambda *inputs, function=function: (weights * function(*inputs)).sum(), argnums=(0, 1))(grid, kernel)
+        for function in (convolve, theirs)
+    ]
+    for ours, expected in zip(*gradients):
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
 def test_a_convolution_stage_reaches_two_pixels_far():
