@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from bdgf_jax.classifier.timesteps import TimestepMerging
 from bdgf_jax.errors import InputError
@@ -16,7 +17,7 @@ def test_a_learned_merge_starts_at_the_mean():
 
 def test_each_channel_can_choose_its_own_timestep():
     merge = TimestepMerging(4, timesteps=3, kind="softmax")
-    merge.weights[...] = 1e3 * jnp.eye(3, 4)
+    merge.weights = nnx.Param(1e3 * jnp.eye(3, 4))
     merged = merge(FEATURES)
     for channel in range(3):
         np.testing.assert_allclose(merged[..., channel], FEATURES[..., channel, channel], atol=1e-6)
