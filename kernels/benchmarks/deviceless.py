@@ -25,7 +25,8 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 3 patch: 0 } device_des
 
 def tools() -> pathlib.Path | None:
     """Finds the folder of ptxas and nvdisasm that the wheels install; None where a part is missing."""
-    if importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
+    plugins = importlib.util.find_spec("jax_plugins")
+    if plugins is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
         return None
     spec = importlib.util.find_spec("nvidia")
     for place in spec.submodule_search_locations if spec and spec.submodule_search_locations else ():

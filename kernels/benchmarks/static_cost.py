@@ -109,10 +109,10 @@ def measure() -> dict:
     texts = {"forward": alone, "forward_for_gradients": with_boundaries, "backward": backward}
     full, rest = divmod(length, kernels.CHUNK)
     state_trips = n // kernels.STATES_AT_ONCE
-    parts = kernels.CHUNK // kernels.UNROLL
+    forward_trips = [full, kernels.CHUNK // kernels.UNROLL, rest // kernels.UNROLL]
     trips = {
-        "forward": [full * parts, rest // kernels.UNROLL],
-        "forward_for_gradients": [full, parts, rest // kernels.UNROLL],
+        "forward": forward_trips,
+        "forward_for_gradients": forward_trips,
         "backward": [state_trips, full, state_trips],
     }
     elements = SHAPES[SHAPE].elements
@@ -154,7 +154,7 @@ def measure() -> dict:
 
 def main() -> None:
     """Prints the table and, where asked, records it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Counts the Hopper kernels' instructions.")
     parser.add_argument("--record", action="store_true", help=f"write {RESULTS.name} beside the benchmarks")
     options = parser.parse_args()
     results = measure()

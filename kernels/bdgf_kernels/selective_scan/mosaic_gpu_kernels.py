@@ -17,7 +17,7 @@ from bdgf_kernels.selective_scan.call import Order
 
 LANES = 128
 CHUNK = 16
-UNROLL = 8
+UNROLL = 4
 STATES_AT_ONCE = 2
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
@@ -193,16 +193,8 @@ def forward(plan, operands, *, keep_boundaries, final_state):
             return states
 
         def full_chunks(segment, states, count):
-            """Without boundaries to keep, one loop over all steps saves the chunks' own bookkeeping."""
-            start = segment * plan.staged
-            if not count:
-                return states
-            if keep_boundaries:
-                step = lambda local, states: chunk(start + local, local, states, CHUNK)
-                return jax.lax.fori_loop(0, count, step, states)
-            parts = CHUNK // UNROLL
-            step = lambda q, states: several(start + q // parts, q // parts, q % parts * UNROLL, states, UNROLL)
-            return jax.lax.fori_loop(0, count * parts, step, states)
+            step = lambda local, states: chunk(segment * plan.staged + local, local, states, CHUNK)
+            return jax.lax.fori_loop(0, count, step, states) if count else states
 
         def segment(index, states):
             staged(index)

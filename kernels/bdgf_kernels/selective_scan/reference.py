@@ -17,16 +17,18 @@ def supports(operands: Operands, options: Options) -> str | None:
 def scan(operands: Operands, options: Options) -> Outputs:
     """Runs `jax.lax.scan` over the steps; reverse mode keeps every state, k b d n floats a step."""
     A = operands.A[:, None]
+    B, C = (x.astype(jnp.float32) for x in (operands.B, operands.C))
     delta = step_size(operands, softplus=options.delta_softplus)
 
     def advance(state, step):
         u, delta, B, C, keep = step
+        B, C = by_channel(B, operands), by_channel(C, operands)
         if keep is not None:
             state = state * keep[..., None, None]
         state = jnp.exp(delta[..., None] * A) * state + (delta * u)[..., None] * B
         return state, jnp.sum(C * state, axis=-1)
 
-    inputs = (operands.u[:, :, None].astype(jnp.float32), delta, *by_channel(operands), kept(operands))
+    inputs = (operands.u[:, :, None].astype(jnp.float32), delta, B, C, kept(operands))
     inputs = jax.tree.map(lambda x: by_step(x, options), inputs)
     state, y = jax.lax.scan(advance, first_state(operands), inputs)
     return finish(by_row(y, options), operands), jnp.moveaxis(state, 0, 1) if options.final_state else None
@@ -40,11 +42,10 @@ def step_size(operands: Operands, *, softplus: bool) -> Float[Array, "b l _ d"]:
     return jax.nn.softplus(delta) if softplus else delta
 
 
-def by_channel(operands: Operands) -> tuple[Float[Array, "b l k d n"], Float[Array, "b l k d n"]]:
-    """Spreads the groups of B and C over the channels that belong to them, in float32."""
+def by_channel(x: Float[Array, "*b g n"], operands: Operands) -> Float[Array, "*b d n"]:
+    """Spreads the groups of B or C over the channels that belong to them."""
     _, _, d, _, g, _ = sizes(operands)
-    B, C = (jnp.repeat(x.astype(jnp.float32), d // g, axis=3) for x in (operands.B, operands.C))
-    return B, C
+    return jnp.repeat(x, d // g, axis=-2)
 
 
 def kept(operands: Operands) -> Float[Array, "b l 1"] | None:
