@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,9 @@ def classify(graph, parameters, patches, branches=None):
     return nnx.merge(graph, parameters)(*patches, branches=branches)
 
 
-classify = jax.jit(classify, static_argnames=("graph", "branches"))
+# These programs run once: compiling them is what takes time.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+classify = jit(classify, static_argnames=("graph", "branches"))
 
 
 def test_parameters_are_the_only_state(make):
@@ -53,7 +57,7 @@ def test_several_seeds_run_as_one_under_vmap(make, patches):
     graph, first = nnx.split(make(seed=0))
     _, second = nnx.split(make(seed=1))
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
-    together = jax.jit(jax.vmap(lambda parameters: nnx.merge(graph, parameters)(*patches).fused))(both)
+    together = jit(jax.vmap(lambda parameters: nnx.merge(graph, parameters)(*patches).fused))(both)
     for index, parameters in enumerate((first, second)):
         np.testing.assert_allclose(together[index], classify(graph, parameters, patches).fused, atol=1e-5)
 
@@ -62,7 +66,7 @@ def test_dropout_needs_a_key_and_repeats_with_it(config, make, patches):
     config.branches = ("cnn",)
     config.dropout = 0.5
     graph, parameters = nnx.split(make())
-    predict = jax.jit(
+    predict = jit(
         lambda key: nnx.merge(graph, parameters)(*patches, rngs=None if key is None else nnx.Rngs(dropout=key)).fused
     )
     one, again, other, none = (predict(key) for key in (jax.random.key(1), jax.random.key(1), jax.random.key(2), None))
