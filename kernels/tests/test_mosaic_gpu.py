@@ -134,3 +134,15 @@ def test_the_default_for_a_gpu_is_this_kernel_even_where_there_is_none():
     program = jax.jit(lambda: selective_scan(**arrays)).trace().lower(lowering_platforms=("cuda",)).as_text()
     assert "mosaic_gpu" in program
     assert "stablehlo.while" not in program
+
+
+@needs_new_jax
+def test_the_default_works_inside_shard_map_with_gradients_of_what_devices_share():
+    arrays = arguments(Case(b=8, l=16, d=128, n=4))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    batch, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    specs = {name: whole if name == "A" else batch for name in arrays}
+    gradients = jax.grad(lambda arrays: (selective_scan(**arrays) ** 2).sum())
+    spread = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(specs,), out_specs=specs))
+    got, want = spread(arrays), jax.jit(gradients)(arrays)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)

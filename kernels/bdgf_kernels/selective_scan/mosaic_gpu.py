@@ -145,7 +145,9 @@ def launch(options, own_delta, interpret, arguments, *, keep_boundaries):
     y, boundaries, last = kernels.forward(
         plan, operands, keep_boundaries=keep_boundaries, final_state=options.final_state
     )
-    return (y.sum(axis=1), last), boundaries
+    # A kernel's outputs do not say over which mesh axes they differ; inside shard_map they have to.
+    *outputs, boundaries, _ = compatibility.vary_alike((y.sum(axis=1), last, boundaries, u))
+    return tuple(outputs), boundaries
 
 
 def run_forward(options, own_delta, interpret, *arguments):
@@ -176,7 +178,7 @@ def run_backward(options, own_delta, interpret, kept, cotangents):
     sums = by_step_of_chunk.sum(axis=(3, 6))
     sums = jnp.moveaxis(sums, (3, 6, 1, 0, 2, 4), (0, 1, 2, 3, 4, 5)).reshape(chunks * 16, k, b, groups, n, 2)
     dB, dC = sums[: plan.length, ..., 0], sums[: plan.length, ..., 1]
-    return (
+    gradients = (
         du.sum(axis=1).astype(u.dtype),
         ddelta.astype(delta.dtype),
         dA.sum(axis=0) * kernels.LN2,
@@ -186,6 +188,7 @@ def run_backward(options, own_delta, interpret, kept, cotangents):
         None if bias is None else dbias.sum(axis=0),
         None if first is None else dfirst,
     )
+    return compatibility.vary_alike((*gradients, u))[:-1]
 
 
 run.defvjp(run_forward, run_backward)
