@@ -20,7 +20,10 @@ def random(seed, *shape):
 
 def changed_tokens(function, grid, row, column):
     """Where in the grid anything changes when one token does, by channel: (p p d)."""
-    difference = function(grid.at[:, row, column].add(1.0)) - function(grid)
+    change = jnp.linspace(1.0, 2.0, grid.shape[-1])  # a constant one would be taken out by a normalisation
+    difference = function(grid.at[:, row, column].add(jnp.broadcast_to(change, grid[:, row, column].shape))) - function(
+        grid
+    )
     return np.asarray(jnp.abs(difference).max(0) > 0.0)
 
 
