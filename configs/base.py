@@ -101,21 +101,21 @@ def get_config(size: str = "") -> Any:
     config.classifier = ml_collections.ConfigDict(
         {
             "branches": ("cnn", "mamba", "transformer"),
-            "patch": 11,  # side of the patch round a pixel, odd
+            "patch": 7,  # side of the patch round a pixel, odd; diffusion features see further by themselves
             "centre": 1,  # side s of the patch's centre that is predicted, odd
             "width": 32,
             "stages": 3,
-            "dropout": 0.1,
+            "dropout": 0.3,
             # how diffusion features guide each branch: any of fusion, group_channel_attention,
             # channel_cross_attention, cross_attention, concatenation, none
             "guidance": {"cnn": "fusion", "mamba": "group_channel_attention", "transformer": "cross_attention"},
-            "merge_timesteps": "softmax",  # over the features' timesteps: softmax (learned) | mean | concat
+            "merge_timesteps": "concat",  # the features of all timesteps: concat | softmax (learned weights) | mean
             "groups": 4,  # of group channel attention
             "reduction": 4,  # of its bottleneck
             "heads": 4,  # of the transformer
             "state": 8,  # of the selective scan, a channel
             "expansion": 1.0,  # of the Mamba branch
-            "directions": "four",  # four | grouped: all channels in each direction, or a quarter of them in each
+            "directions": "grouped",  # four | grouped: all channels in each direction, or a quarter of them in each
             "convolution": "causal",  # before the scans, depthwise: causal (along the raster) | square
             "head": "mean_and_token",  # of each pixel: mean of the tokens round it, and the token itself too
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
@@ -132,7 +132,8 @@ def get_config(size: str = "") -> Any:
     )
 
     # Optimisation of the classifier.
-    config.train = _optimisation(steps=400, batch_size=64, learning_rate=1e-3)
+    config.train = _optimisation(steps=200, batch_size=48, learning_rate=1e-3)
+    config.train.weight_decay = 0.1
     config.train.class_balance = "balanced"  # none | weighted (the loss) | balanced (the batches)
     config.train.label_smoothing = 0.05
     config.train.augment = True  # flips and quarter turns

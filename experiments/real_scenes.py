@@ -16,6 +16,8 @@ import time
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
+
 from bdgf_jax import configuration, mapping
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
@@ -141,5 +143,4 @@ def table(record: dict) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
     sys.exit(main())
