@@ -22,6 +22,7 @@ from bdgf_jax.training.optimiser import make_optimiser
 from bdgf_jax.training.preemption import noticing_preemption
 from bdgf_jax.training.state import TrainState, initial_state
 from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step
+from bdgf_jax.training.vector import to_vector
 
 # Steps that are handed to the device before the oldest is waited for: it never idles, and memory stays bounded.
 IN_FLIGHT = 8
@@ -77,9 +78,9 @@ def fit(
     mesh = mesh or make_mesh({DATA: -1})
     check_batch_size(config.batch_size, mesh)
     stream = IndexStream(len(candidates), batch_size=config.batch_size, seed=config.seed)
-    optimiser = make_optimiser(config)
+    optimiser = make_optimiser(config, parameters)
     train_step = make_step(objective, optimiser, config)
-    begin = lambda parameters, carry: initial_state(parameters, carry, optimiser.init(parameters))
+    begin = lambda parameters, carry: initial_state(parameters, carry, optimiser.init(to_vector(parameters)))
     speaks = jax.process_index() == 0
     asked_to_stop = False
 
@@ -91,7 +92,9 @@ def fit(
         if start >= config.steps:
             return state
 
-        data = put_replicated(data, mesh)
+        # Only a key's data, not the key itself, can be put on the devices of several processes.
+        data, key_data = put_replicated((data, jax.random.key_data(jax.random.key(config.seed))), mesh)
+        key = jax.random.wrap_key_data(key_data)
         in_flight = deque()
         with (
             RunLog(workdir, step=start, written=speaks) as log,
@@ -100,7 +103,7 @@ def fit(
             for step in range(start + 1, config.steps + 1):
                 centres = put_batch(candidates[stream[step - 1]], mesh)
                 with jax.transfer_guard("disallow"):
-                    state, metrics = train_step(state, data, centres)
+                    state, metrics = train_step(state, data, centres, key)
 
                 figures: dict[str, float] = {}
                 if evaluate is not None and _due(step, config.evaluate_every):

@@ -1,6 +1,7 @@
 """AdamW behind gradient clipping, on a rate that warms up and dies away along a cosine."""
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
@@ -17,20 +18,20 @@ def learning_rate_schedule(config) -> optax.Schedule:
     return optax.join_schedules([rise, fall], [warmup])
 
 
-def make_optimiser(config) -> optax.GradientTransformation:
-    """AdamW (arXiv 1711.05101) on gradients whose global norm is clipped.
+def make_optimiser(config, parameters: PyTree) -> optax.GradientTransformation:
+    """AdamW (arXiv 1711.05101) on gradients whose global norm is clipped, of all parameters as one vector.
 
     Weight decay pulls at matrices and kernels only: biases and the scales of norms have fewer than two axes.
 
     Args:
       config: `learning_rate`, `warmup` and `steps`, see `learning_rate_schedule`; `weight_decay`; `clip`, the largest
         global norm.
+      parameters: arrays or `jax.ShapeDtypeStruct`s; `to_vector` of such a tree is what the optimiser works on.
     """
+    decays = np.concatenate([np.full(leaf.size, leaf.ndim >= 2) for leaf in jax.tree.leaves(parameters)])
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(learning_rate_schedule(config), weight_decay=config.weight_decay, mask=_decays),
+        optax.scale_by_adam(),
+        optax.stateless(lambda updates, vector: updates + config.weight_decay * (decays * vector)),
+        optax.scale_by_learning_rate(learning_rate_schedule(config)),
     )
-
-
-def _decays(parameters: PyTree) -> PyTree:
-    return jax.tree.map(lambda parameter: parameter.ndim >= 2, parameters)

@@ -49,6 +49,16 @@ def test_training_lowers_the_loss_and_logs_it(finished):
     assert list(folder.glob("events.*"))
 
 
+def test_the_key_of_a_step_follows_from_the_seed_of_the_config(toy, tmp_path):
+    def objective(parameters, carry, data, centres, key, step):
+        loss, (_, carry) = toy.objective(parameters, carry, data, centres, key, step)
+        return loss, ({"drawn": jax.random.uniform(key)}, carry)
+
+    toy.train(tmp_path, objective=objective, seed=5, steps=3, log_every=1)
+    expected = [float(jax.random.uniform(jax.random.fold_in(jax.random.key(5), step))) for step in range(3)]
+    np.testing.assert_allclose([line["drawn"] for line in log_of(tmp_path)], expected, rtol=1e-5)
+
+
 def test_a_finished_run_is_returned_without_a_step(finished, toy):
     folder, state = finished
 

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from bdgf_jax.training.optimiser import learning_rate_schedule, make_optimiser
+from bdgf_jax.training.vector import from_vector, to_vector
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +41,10 @@ def test_no_warm_up_starts_at_the_full_rate():
 
 def test_decay_pulls_at_matrices_and_leaves_biases_and_scales_alone():
     parameters = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "scale": jnp.ones(())}
-    optimiser = make_optimiser(settings(weight_decay=0.5, warmup=0))
-    updates, _ = optimiser.update(jax.tree.map(jnp.zeros_like, parameters), optimiser.init(parameters), parameters)
-    new = optax.apply_updates(parameters, updates)
+    optimiser = make_optimiser(settings(weight_decay=0.5, warmup=0), parameters)
+    vector = to_vector(parameters)
+    update, _ = optimiser.update(jnp.zeros_like(vector), optimiser.init(vector), vector)
+    new = from_vector(vector + update, parameters)
     np.testing.assert_allclose(new["kernel"], 1.0 - 0.1 * 0.5, rtol=1e-6)
     np.testing.assert_array_equal(new["bias"], 1.0)
     np.testing.assert_array_equal(new["scale"], 1.0)
@@ -50,12 +52,31 @@ def test_decay_pulls_at_matrices_and_leaves_biases_and_scales_alone():
 
 def test_a_gradient_beyond_the_clip_counts_as_one_at_the_clip():
     parameters = {"kernel": jnp.ones((2, 2))}
-    optimiser = make_optimiser(settings(clip=0.1))
-    gradients = {"kernel": jnp.full((2, 2), 3.0)}
-    moments = lambda scale: optimiser.update(
-        jax.tree.map(lambda g: g * scale, gradients), optimiser.init(parameters), parameters
-    )[1]
-    np.testing.assert_allclose(
-        optax.tree.get(moments(1.0), "mu")["kernel"], optax.tree.get(moments(100.0), "mu")["kernel"], rtol=1e-5
+    optimiser = make_optimiser(settings(clip=0.1), parameters)
+    vector = to_vector(parameters)
+    moments = lambda scale: optimiser.update(jnp.full(4, 3.0 * scale), optimiser.init(vector), vector)[1]
+    np.testing.assert_allclose(optax.tree.get(moments(1.0), "mu"), optax.tree.get(moments(100.0), "mu"), rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.get(moments(1.0), "mu"), 0.1 * 0.1 / 2, rtol=1e-5)
+
+
+def test_on_one_vector_it_does_as_adamw_does_leaf_by_leaf():
+    config = settings(weight_decay=0.5)
+    random = np.random.default_rng(0)
+    drawn = lambda: {
+        "kernel": jnp.asarray(random.normal(size=(3, 2)), jnp.float32),
+        "bias": jnp.asarray(random.normal(size=2), jnp.float32),
+    }
+    parameters = drawn()
+    reference = optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(learning_rate_schedule(config), weight_decay=0.5, mask={"kernel": True, "bias": False}),
     )
-    np.testing.assert_allclose(optax.tree.get(moments(1.0), "mu")["kernel"], 0.1 * 0.1 / 2, rtol=1e-5)
+    optimiser, vector = make_optimiser(config, parameters), to_vector(parameters)
+    state, expected_state = optimiser.init(vector), reference.init(parameters)
+    for _ in range(5):
+        gradients = drawn()
+        update, state = optimiser.update(to_vector(gradients), state, vector)
+        vector = vector + update
+        updates, expected_state = reference.update(gradients, expected_state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+    np.testing.assert_allclose(vector, to_vector(parameters), rtol=1e-5)

@@ -8,8 +8,9 @@ import pytest
 from bdgf_jax.training.mesh import make_mesh, put_batch, put_replicated
 from bdgf_jax.training.state import initial_state
 from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step
+from bdgf_jax.training.vector import to_vector
 
-CONFIG = ml_collections.ConfigDict({"seed": 3, "ema": 0.9, "learning_rate": 0.1, "warmup": 0, "steps": 100})
+CONFIG = ml_collections.ConfigDict({"ema": 0.9, "learning_rate": 0.1, "warmup": 0, "steps": 100})
 RATE = 0.1
 
 
@@ -30,9 +31,10 @@ def step():
 
 def begin():
     parameters = {"x": jnp.array([4.0, -2.0]), "y": jnp.ones(2)}
-    return initial_state(parameters, jnp.zeros((), jnp.int32), optax.sgd(RATE).init(parameters))
+    return initial_state(parameters, jnp.zeros((), jnp.int32), optax.sgd(RATE).init(to_vector(parameters)))
 
 
+KEY = jax.random.key(3)
 DATA = {"target": jnp.array([1.0, 1.0])}
 GOOD, BAD_LOSS, BAD_GRADIENT = (jnp.full((4, 2), first, jnp.int32) for first in (0, -1, -2))
 
@@ -41,7 +43,7 @@ def test_the_parameters_and_their_average_follow_the_closed_form(step):
     state = begin()
     x = average = np.array([4.0, -2.0], np.float64)
     for count in range(30):
-        state, _ = step(state, DATA, GOOD)
+        state, _ = step(state, DATA, GOOD, KEY)
         x = x - RATE * 2.0 * (x - 1.0)
         decay = min(0.9, (1.0 + count) / (10.0 + count))
         average = decay * average + (1.0 - decay) * x
@@ -52,20 +54,20 @@ def test_the_parameters_and_their_average_follow_the_closed_form(step):
 
 @pytest.mark.parametrize("batch", [BAD_LOSS, BAD_GRADIENT], ids=["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(step, batch):
-    state, _ = step(begin(), DATA, GOOD)
+    state, _ = step(begin(), DATA, GOOD, KEY)
     before = jax.device_get(state)
-    after, metrics = step(state, DATA, batch)
+    after, metrics = step(state, DATA, batch, KEY)
     assert np.isfinite(metrics["loss"]) == (batch is BAD_GRADIENT)
     assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (2, 1, 1)
     for field in ("parameters", "ema", "optimiser", "carry"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, field), getattr(before, field))
-    then, _ = step(after, DATA, GOOD)
+    then, _ = step(after, DATA, GOOD, KEY)
     assert (int(then.skipped), int(then.skipped_in_a_row)) == (1, 0)
     assert (then.parameters["x"] != before.parameters["x"]).all()
 
 
 def test_the_metrics_say_whose_gradient_is_not_finite(step):
-    _, metrics = step(begin(), DATA, BAD_GRADIENT)
+    _, metrics = step(begin(), DATA, BAD_GRADIENT, KEY)
     assert jax.device_get(metrics["finite_gradients"]) == {"x": True, "y": False}
 
 
@@ -73,30 +75,58 @@ def test_after_too_many_skipped_steps_in_a_row_a_good_one_changes_nothing(step):
     state = begin()
     first = np.asarray(state.parameters["x"])
     for batch in (*[BAD_LOSS] * SKIPPED_IN_A_ROW, GOOD, GOOD):
-        state, metrics = step(state, DATA, batch)
+        state, metrics = step(state, DATA, batch, KEY)
     np.testing.assert_array_equal(state.parameters["x"], first)
     assert int(metrics["skipped_in_a_row"]) == SKIPPED_IN_A_ROW + 2
 
 
-def test_the_key_follows_from_seed_and_step_alone():
-    def objective(parameters, carry, data, centres, key, step):
-        return (parameters**2).sum(), ({"drawn": jax.random.uniform(key)}, carry)
+def drawing(parameters, carry, data, centres, key, step):
+    return (parameters**2).sum(), ({"drawn": jax.random.uniform(key)}, carry)
 
-    step = make_step(objective, optax.sgd(RATE), CONFIG)
+
+def test_the_key_follows_from_seed_and_step_alone():
+    step = make_step(drawing, optax.sgd(RATE), CONFIG)
     state = initial_state(jnp.ones(2), (), optax.sgd(RATE).init(jnp.ones(2)))
     for count in range(3):
-        state, metrics = step(state, (), GOOD)
+        state, metrics = step(state, (), GOOD, KEY)
         expected = jax.random.uniform(jax.random.fold_in(jax.random.key(3), count))
         np.testing.assert_array_equal(metrics["terms"]["drawn"], expected)
+
+
+def test_two_seeds_share_one_compiled_program():
+    state = initial_state(jnp.ones(2), (), optax.sgd(RATE).init(jnp.ones(2)))
+    first, second = (
+        make_step(drawing, optax.sgd(RATE), ml_collections.ConfigDict(CONFIG.to_dict() | {"seed": seed}))
+        .lower(state, (), GOOD, jax.random.key(seed))
+        .as_text()
+        for seed in (3, 4)
+    )
+    assert first == second
+
+
+def test_parameters_keep_their_dtypes_and_are_updated_in_float32():
+    def objective(parameters, carry, data, centres, key, step):
+        return sum((leaf.astype(jnp.float32) ** 2).sum() for leaf in jax.tree.leaves(parameters)), ({}, carry)
+
+    start = {"half": jnp.array([3.0, -1.5], jnp.bfloat16), "whole": jnp.array([[3.0, -1.5]])}
+    state = initial_state(start, (), optax.sgd(RATE).init(to_vector(start)))
+    state, _ = make_step(objective, optax.sgd(RATE), CONFIG)(state, (), GOOD, KEY)
+    kinds = {"half": jnp.bfloat16, "whole": jnp.float32}
+    for tree, share in ((state.parameters, 1.0), (state.ema, 0.9)):  # the average starts with m = 1 / 10
+        assert {name: leaf.dtype for name, leaf in tree.items()} == kinds
+        expected = np.array([3.0, -1.5]) * (1.0 - share * 2.0 * RATE)
+        np.testing.assert_allclose(tree["whole"], expected[None], rtol=1e-6)
+        np.testing.assert_array_equal(tree["half"], jnp.asarray(expected, jnp.bfloat16))
 
 
 def test_the_work_is_shared_out_along_data(toy):
     mesh = make_mesh({"data": -1})
     step = make_step(toy.objective, optax.sgd(RATE), CONFIG)
     parameters = toy.parameters()
-    state = put_replicated(initial_state(parameters, jnp.zeros((), jnp.int32), optax.sgd(RATE).init(parameters)), mesh)
+    state = initial_state(parameters, jnp.zeros((), jnp.int32), optax.sgd(RATE).init(to_vector(parameters)))
+    state, key = put_replicated((state, KEY), mesh)
     data = put_replicated({"image": np.ones((8, 8, 3), np.float32)}, mesh)
-    program = step.lower(state, data, put_batch(np.zeros((64, 2), np.int32), mesh)).compile().as_text()
+    program = step.lower(state, data, put_batch(np.zeros((64, 2), np.int32), mesh), key).compile().as_text()
     assert "all-reduce" in program
     assert "f32[8,8]" in program  # hidden layer of a device's 8 of 64 samples
     assert "f32[64,8]" not in program
