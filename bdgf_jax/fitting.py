@@ -1,9 +1,12 @@
 """The two stretches of the road that train: the DDPM without labels, then the classifier that it guides."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
 from bdgf_jax import mapping
 from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
@@ -75,24 +78,8 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
     if config.train.class_balance == "balanced":
         candidates = balanced_candidates(candidates, labels)
-    validation = scene.masks["validation"]
-    watched = bool(config.train.evaluate_every and validation.any())
+    watched = bool(config.train.evaluate_every and scene.masks["validation"].any())
     data = {"images": run.images, "guidance": guidance}
-    on_device = jax.tree.map(jnp.asarray, data)
-    classify = mapping.classifier_function(run, graph)
-
-    def evaluate(parameters: nnx.State) -> dict[str, float]:
-        probabilities = predict_scene(
-            lambda centres: classify(parameters, on_device, centres),
-            scene.shape,
-            stride=config.classifier.centre,
-            batch_size=config.predict.batch_size,
-            where=validation,
-        )
-        prediction = probabilities["fused"][validation].argmax(-1)
-        figures = scores(confusion_matrix(scene.labels[validation], prediction, len(scene.classes)))
-        return {f"validation/{name}": float(figures[name]) for name in ("oa", "aa", "kappa")}
-
     state = fit(
         classification_objective(graph, config.classifier, config.train, gather=gather),
         parameters,
@@ -102,8 +89,35 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
         config=config.train,
         workdir=run.workdir / "train",
         title="Training",
-        evaluate=evaluate if watched else None,
+        evaluate=watch(run, graph, data) if watched else None,
         best="validation/aa" if watched else None,
         mesh=make_mesh(config.mesh),
     )
     return state.ema
+
+
+def watch(run: Run, graph: nnx.GraphDef, data: PyTree) -> Callable[[nnx.State], dict[str, float]]:
+    """(parameters) -> accuracies on the validation pixels.
+
+    Args:
+      run: with validation pixels.
+      graph: of the classifier.
+      data: its images and guidance.
+    """
+    scene, validation = run.scene, run.scene.masks["validation"]
+    on_device = jax.tree.map(jnp.asarray, data)
+    classify = mapping.classifier_function(run, graph)
+
+    def evaluate(parameters: nnx.State) -> dict[str, float]:
+        probabilities = predict_scene(
+            lambda centres: classify(parameters, on_device, centres),
+            scene.shape,
+            stride=run.config.classifier.centre,
+            batch_size=run.config.predict.batch_size,
+            where=validation,
+        )
+        prediction = probabilities["fused"][validation].argmax(-1)
+        figures = scores(confusion_matrix(scene.labels[validation], prediction, len(scene.classes)))
+        return {f"validation/{name}": float(figures[name]) for name in ("oa", "aa", "kappa")}
+
+    return evaluate
