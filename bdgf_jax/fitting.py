@@ -53,7 +53,7 @@ def pretrain(run: Run) -> nnx.State:
         config=config.pretrain,
         workdir=run.workdir / "pretrain",
         title="Pre-training",
-        mesh=make_mesh(config.mesh),
+        mesh=make_mesh(config.mesh.to_dict()),
     )
     return state.ema
 
@@ -91,7 +91,7 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
         title="Training",
         evaluate=watch(run, graph, data) if watched else None,
         best="validation/aa" if watched else None,
-        mesh=make_mesh(config.mesh),
+        mesh=make_mesh(config.mesh.to_dict()),
     )
     return state.ema
 

@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Tests of tests: a little faster to compile, and one device as on a laptop.
 ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "COLUMNS": "300"}
 
+pytestmark = pytest.mark.slow
+
 
 def bdgf(*arguments, check=True):
     command = [sys.executable, "-m", "bdgf_jax.cli", *map(str, arguments)]

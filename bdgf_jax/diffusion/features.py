@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32
 from bdgf_jax.diffusion.schedule import NoiseSchedule, add_noise
 from bdgf_jax.errors import InputError
 
-Level = Float[np.ndarray, "h w t d"]
+Level = Float[np.ndarray, "h w t _"]
 
 
 def noise_field(images: Mapping[str, Float[Array, "h w _"]], seed: int) -> dict[str, Float[Array, "h w _"]]:
@@ -129,8 +129,8 @@ def tile_count(shape: tuple[int, int], tile: int) -> int:
 class FeatureStatistics(NamedTuple):
     """Mean and deviation of each level's channels over a scene, for each timestep; they travel with the model."""
 
-    mean: tuple[Float32[np.ndarray, "t d"], ...]
-    deviation: tuple[Float32[np.ndarray, "t d"], ...]
+    mean: tuple[Float32[np.ndarray, "t _"], ...]
+    deviation: tuple[Float32[np.ndarray, "t _"], ...]
 
 
 def fit_feature_statistics(levels: Sequence[Level], valid: Bool[np.ndarray, "h w"]) -> FeatureStatistics:

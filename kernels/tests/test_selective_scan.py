@@ -9,6 +9,8 @@ import pytest
 from bdgf_kernels import selective_scan
 from scan_oracle import EVERYTHING, EVERYWHERE, Case, arguments, assert_close, measured, truth
 
+pytestmark = pytest.mark.slow
+
 CASES = [
     Case(),
     Case(b=1, l=1, d=1, n=1),

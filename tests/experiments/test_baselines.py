@@ -18,6 +18,8 @@ from experiments.baselines import (
     morphological_profile,
 )
 
+pytestmark = pytest.mark.slow
+
 IMAGES = hnp.arrays(np.float32, (13, 17), elements=st.integers(-20, 20).map(float))
 
 

@@ -6,6 +6,8 @@ import pytest
 from bdgf_jax import configuration
 from experiments.real_scenes import compare, table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
