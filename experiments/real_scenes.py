@@ -67,7 +67,8 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
     results = read_json(out) or {"scenes": []}
     record = next((scene for scene in results["scenes"] if scene["scene"] == name), None)
     if record is None:
-        record = {"scene": name, "config": config.to_dict(), "seeds": [], "n_train": [], "n_test": [], "methods": {}}
+        elsewhere = configured(config, scene__folder=pathlib.Path(config.scene.folder).name)
+        record = {"scene": name, "config": elsewhere.to_dict(), "seeds": [], "n_train": [], "n_test": [], "methods": {}}
         results["scenes"].append(record)
     missing = [seed for seed in seeds if seed not in record["seeds"]]
     if not missing:
