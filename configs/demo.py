@@ -14,7 +14,7 @@ def get_config(size: str = ""):
     config.scene.synthetic.height = config.scene.synthetic.width = 128
     config.scene.split.validation_blocks = 0.2
     config.scene.statistics.components = 12
-    config.pretrain.steps = 600
+    config.pretrain.steps = 400
     config.train.steps = 300
     config.train.evaluate_every = 100
     if size == "tiny":
