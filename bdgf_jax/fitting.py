@@ -78,7 +78,6 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
     if config.train.class_balance == "balanced":
         candidates = balanced_candidates(candidates, labels)
-    watched = bool(config.train.evaluate_every and scene.masks["validation"].any())
     data = {"images": run.images, "guidance": guidance}
     state = fit(
         classification_objective(graph, config.classifier, config.train, gather=gather),
@@ -89,8 +88,8 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
         config=config.train,
         workdir=run.workdir / "train",
         title="Training",
-        evaluate=watch(run, graph, data) if watched else None,
-        best="validation/aa" if watched else None,
+        evaluate=watch(run, graph, data) if run.watched else None,
+        best="validation/aa" if run.watched else None,
         mesh=make_mesh(config.mesh.to_dict()),
     )
     return state.ema

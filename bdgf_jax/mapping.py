@@ -151,8 +151,7 @@ def predict(
       InputError: the classifier is not trained yet.
     """
     graph, fresh = build(run, guidance)
-    watched = run.config.train.evaluate_every and run.scene.masks["validation"].any()
-    parameters = _load(run, "train", fresh, "best" if watched else "last")
+    parameters = _load(run, "train", fresh, "best" if run.watched else "last")
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
     classify = classifier_function(run, graph)
     wanted = run.scene.valid if where is None else where

@@ -42,6 +42,11 @@ class Run:
         """Pixels of each modality that hold data."""
         return {name: modality.valid for name, modality in self.scene.modalities.items()}
 
+    @property
+    def watched(self) -> bool:
+        """Whether training is evaluated on validation pixels, so that the best step is known and used."""
+        return bool(self.config.train.evaluate_every and self.scene.masks["validation"].any())
+
 
 def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) -> Run:
     """Checks that the workdir can be used by this config, reads the scene, and notes both in the workdir.
