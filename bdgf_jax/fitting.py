@@ -1,15 +1,16 @@
 """The two stretches of the road that train: the DDPM without labels, then the classifier that it guides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from bdgf_jax import mapping
 from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
+from bdgf_jax.classifier.direct_head import fit_direct_head
 from bdgf_jax.classifier.objective import classification_objective
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.diffusion.masking import masking_rule
@@ -74,8 +75,9 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
         raise InputError(
             "the scene has no training pixel: check scene.labels and scene.split (`bdgf inspect` shows them)."
         )
-    graph, parameters = mapping.build(run, guidance)
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
+    graph, parameters = mapping.build(run, guidance)
+    parameters = start_direct_head(run, graph, parameters, guidance, labels)
     if config.train.class_balance == "balanced":
         candidates = balanced_candidates(candidates, labels)
     data = {"images": run.images, "guidance": guidance}
@@ -93,6 +95,33 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
         mesh=make_mesh(config.mesh.to_dict()),
     )
     return state.ema
+
+
+def start_direct_head(
+    run: Run, graph: nnx.GraphDef, parameters: nnx.State, guidance: Sequence[np.ndarray], labels: Int[np.ndarray, "h w"]
+) -> nnx.State:
+    """The classifier's parameters with its direct head, where it has one, fitted to the training pixels.
+
+    Args:
+      run: of the scene.
+      graph: of the classifier.
+      parameters: of the classifier.
+      guidance: diffusion features of the scene, by level.
+      labels: -1 wherever there is no training pixel.
+    """
+    model = nnx.merge(graph, parameters)
+    if model.direct_head is None:
+        return parameters
+    trained, classes = labels >= 0, len(run.scene.classes)
+    features = np.concatenate([level[trained].reshape(trained.sum(), -1) for level in guidance], axis=1)
+    balance = run.config.train.class_balance
+    counts = np.ones(classes, np.float32) if balance == "none" else class_weights(labels, classes)
+    ridge = run.config.classifier.direct_ridge
+    weights, bias = fit_direct_head(
+        features.astype(np.float32), labels[trained], counts[labels[trained]], classes=classes, ridge=ridge
+    )
+    model.direct_head.assign(weights, bias)
+    return nnx.state(model)
 
 
 def watch(run: Run, graph: nnx.GraphDef, data: PyTree) -> Callable[[nnx.State], dict[str, float]]:

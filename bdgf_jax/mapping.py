@@ -101,7 +101,7 @@ def raw_features(run: Run, graph: nnx.GraphDef, parameters: nnx.State) -> tuple[
         gather=gather,
     )
     images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
-    arrays = {"images": images, "valid": valid, "noise": noise_field(images, config.seed)}
+    arrays = {"images": images, "valid": valid, "noise": noise_field(images, config.seed, config.draws)}
     with progress("Features", total=tile_count(run.scene.shape, config.tile), unit="tile") as bar:
         return scene_features(
             activations, parameters, arrays, run.scene.shape, tile=config.tile, on_progress=bar.advance
@@ -124,15 +124,14 @@ def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx
 
 
 def classifier_function(run: Run, graph: nnx.GraphDef) -> Callable:
-    """(parameters, data, centres) -> class probabilities of the branches and their fusion, jitted."""
+    """(parameters, data, centres) -> class probabilities by branch, of the direct head and of all together, jitted."""
     side = run.config.classifier.patch
 
     @jax.jit
     def classify(parameters, data, centres):
         patches = gather(data, centres, side)
         predictions = nnx.merge(graph, parameters)(patches["images"], patches["guidance"])
-        logits = predictions.logits | {"fused": predictions.fused}
-        return {name: jax.nn.softmax(values.astype(jnp.float32)) for name, values in logits.items()}
+        return {name: jax.nn.softmax(values.astype(jnp.float32)) for name, values in predictions.all_logits().items()}
 
     return classify
 

@@ -90,10 +90,11 @@ def get_config(size: str = "") -> Any:
         {
             "source": "ddpm",  # ddpm | untrained (the control) | none
             "timesteps": (50, 100, 400),
-            "levels": (0, 1, 2),  # of the decoder, coarsest first
+            "draws": 4,  # of noise, whose features are averaged
+            "levels": (0, 1),  # of the decoder, coarsest first
             "tile": 64,  # the scene is passed through the DDPM in tiles of this side …
             "margin": 16,  # … with this many pixels round each, thrown away afterwards
-            "seed": 0,  # of the one noise field that the scene is mixed with
+            "seed": 0,  # of the noise that the scene is mixed with
         }
     )
 
@@ -118,6 +119,9 @@ def get_config(size: str = "") -> Any:
             "directions": "grouped",  # four | grouped: all channels in each direction, or a quarter of them in each
             "convolution": "causal",  # before the scans, depthwise: causal (along the raster) | square
             "head": "mean_and_token",  # of each pixel: mean of the tokens round it, and the token itself too
+            # a linear classifier of the pixel's own diffusion features counts as much as the branches together;
+            # how strongly its weights are held down, in the loss of a training pixel; 0 = no such classifier
+            "direct_ridge": 100.0,
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
             # factors of the losses that align the branches
             "mutual": {

@@ -14,6 +14,7 @@ import sys
 import time
 
 import numpy as np
+from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
@@ -100,6 +101,8 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
 def configured(config: Config, **fields) -> Config:
     """A copy of the config with these fields replaced, `section__field=value`."""
     changed = config.copy_and_resolve_references()
+    # The copy sorts by name; modalities stay in the order that the config gives.
+    changed.scene.modalities = ConfigDict(config.scene.modalities.to_dict(), sort_keys=False)
     changed.update_from_flattened_dict({field.replace("__", "."): value for field, value in fields.items()})
     return changed
 

@@ -38,10 +38,14 @@ class DenseHead(nnx.Module):
         """Logits of each pixel of the centre."""
         windows = window_means(grid, self.centre)
         if self.kind == "mean_and_token":
-            margin = (grid.shape[1] - self.centre) // 2
-            inside = slice(margin, margin + self.centre)
-            windows = jnp.concatenate([windows, grid[:, inside, inside]], axis=-1)
+            windows = jnp.concatenate([windows, centre_of(grid, self.centre)], axis=-1)
         return self.project(windows)
+
+
+def centre_of(grid: Float[Array, "b p p *d"], centre: int) -> Float[Array, "b s s *d"]:
+    """The tokens in the middle of the patch."""
+    margin = (grid.shape[1] - centre) // 2
+    return grid[:, margin : margin + centre, margin : margin + centre]
 
 
 def window_means(grid: Float[Array, "b p p d"], centre: int) -> Float[Array, "b s s d"]:

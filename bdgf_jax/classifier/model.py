@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from bdgf_jax.classifier.branch import Branch, Stage
 from bdgf_jax.classifier.cnn import ConvolutionStage
+from bdgf_jax.classifier.direct_head import DirectHead
 from bdgf_jax.classifier.guidance import Guide, make_mechanism
 from bdgf_jax.classifier.heads import DenseHead
 from bdgf_jax.classifier.mamba import MambaStage
@@ -30,13 +31,21 @@ class Predictions:
 
     Attributes:
       logits: of each branch, (b s s k).
-      fused: log-probabilities of the mean over the branches, or logits of the fused head, (b s s k).
+      direct: logits of the direct head, (b s s k); None where there is no such head.
+      fused: log-probabilities of the mean over the branches, or logits of the fused head; where there is a direct head,
+        log-probabilities of the mean of both, (b s s k).
       embeddings: each branch's feature z of the patch, the mean of its tokens, (b d).
     """
 
     logits: dict[str, Float[Array, "b s s k"]]
+    direct: Float[Array, "b s s k"] | None
     fused: Float[Array, "b s s k"]
     embeddings: dict[str, Float[Array, "b d"]]
+
+    def all_logits(self) -> dict[str, Float[Array, "b s s k"]]:
+        """The logits of every branch by its name, `direct` where there is such a head, and `fused`."""
+        direct = {} if self.direct is None else {"direct": self.direct}
+        return {**self.logits, **direct, "fused": self.fused}
 
 
 class GuidedClassifier(nnx.Module):
@@ -48,7 +57,7 @@ class GuidedClassifier(nnx.Module):
     Args:
       config: the `classifier` section, an `ml_collections.ConfigDict` with `branches`, `width`, `stages`, `patch`,
         `centre`, `dropout`, `guidance` (a mechanism for each branch), `merge_timesteps`, `groups`, `reduction`,
-        `heads`, `state`, `expansion`, `directions`, `convolution`, `head` and `fusion`.
+        `heads`, `state`, `expansion`, `directions`, `convolution`, `head`, `direct_ridge` and `fusion`.
       modalities: channels of each modality, as they enter the stems.
       guidance: channels of each level of the diffusion features; empty for a classifier without.
       timesteps: number of timesteps at which the features were taken.
@@ -89,6 +98,11 @@ class GuidedClassifier(nnx.Module):
         head = partial(DenseHead, classes=classes, centre=config.centre, kind=config.head, rngs=rngs)
         self.heads = nnx.Dict({name: head(config.width) for name in config.branches})
         self.fused_head = head(config.width * len(config.branches)) if config.fusion == "head" else None
+        self.direct_head = (
+            DirectHead(timesteps * sum(guidance), classes, centre=config.centre)
+            if guided and guidance and config.direct_ridge
+            else None
+        )
 
     def __call__(
         self,
@@ -118,7 +132,10 @@ class GuidedClassifier(nnx.Module):
             fused = log_mean_probability([logits[name] for name in names])
         else:
             fused = self.fused_head(jnp.concatenate([grids[name] for name in names], axis=-1))
-        return Predictions(logits, fused, {name: grid.mean((1, 2)) for name, grid in grids.items()})
+        direct = None if self.direct_head is None else self.direct_head(guidance)
+        if direct is not None:
+            fused = log_mean_probability([fused, direct])
+        return Predictions(logits, direct, fused, {name: grid.mean((1, 2)) for name, grid in grids.items()})
 
     def _check(self, images: Mapping[str, Array], guidance: Sequence[Array], branches: Sequence[str]) -> None:
         if set(images) != set(self.modalities):
@@ -144,7 +161,7 @@ class GuidedClassifier(nnx.Module):
 
 
 def log_mean_probability(logits: Sequence[Float[Array, "*b k"]]) -> Float[Array, "*b k"]:
-    """log (mean over the branches of softmax(logits)): logits of the mean prediction."""
+    """log (mean of softmax(logits) over predictions): logits of the mean prediction."""
     log_probabilities = jnp.stack([nnx.log_softmax(values) for values in logits])
     return nnx.logsumexp(log_probabilities, axis=0) - jnp.log(len(logits))
 

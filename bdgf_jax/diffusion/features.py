@@ -16,11 +16,20 @@ from bdgf_jax.errors import InputError
 Level = Float[np.ndarray, "h w t _"]
 
 
-def noise_field(images: Mapping[str, Float[Array, "h w _"]], seed: int) -> dict[str, Float[Array, "h w _"]]:
-    """One fixed noise for the whole scene, so that a pixel's features do not depend on the tile that it lies in."""
+def noise_field(
+    images: Mapping[str, Float[Array, "h w _"]], seed: int, draws: int
+) -> dict[str, Float[Array, "h w r _"]]:
+    """Fixed draws of noise for the whole scene, so that a pixel's features do not depend on the tile that it lies in.
+
+    Raises:
+      InputError: if there is not one draw.
+    """
+    if draws < 1:
+        raise InputError(f"features.draws must be 1 or more, got {draws}.")
     key = jax.random.key(seed)
+    shape = lambda image: (*image.shape[:2], draws, image.shape[-1])
     return {
-        n: jax.random.normal(jax.random.fold_in(key, i), image.shape) for i, (n, image) in enumerate(images.items())
+        n: jax.random.normal(jax.random.fold_in(key, i), shape(image)) for i, (n, image) in enumerate(images.items())
     }
 
 
@@ -37,7 +46,8 @@ def tile_activations(
     """(parameters, arrays, centre) -> the decoder's activations on one tile, each level "tile tile t d".
 
     The tile is cut with `margin` pixels round it, which are thrown away: they are there for the receptive field. Each
-    level is upsampled bilinearly to the pixels of the scene.
+    level is upsampled bilinearly to the pixels of the scene. Activations are averaged over the draws of noise, since
+    what one draw happens to hide another shows [ours].
 
     Args:
       graph: of the denoiser.
@@ -60,11 +70,16 @@ def tile_activations(
         once_a_timestep = lambda array: jnp.repeat(array, len(timesteps), axis=0)
         crop = jax.tree.map(once_a_timestep, gather(arrays, centre[None, :], side))
         t = jnp.asarray(timesteps, jnp.int32)
-        noisy = add_noise(schedule, crop["images"], crop["noise"], t)
-        _, decoder = model(noisy, t, {name: ~valid for name, valid in crop["valid"].items()})
+        hidden = {name: ~valid for name, valid in crop["valid"].items()}
+
+        def chosen_levels(noise):
+            _, decoder = model(add_noise(schedule, crop["images"], noise, t), t, hidden)
+            return [decoder[index] for index in levels]
+
+        draws = jax.tree.map(lambda noise: jnp.moveaxis(noise, 3, 0), crop["noise"])
         inner = slice(margin, margin + tile)
         maps = []
-        for level in (decoder[index] for index in levels):
+        for level in (level.mean(0) for level in jax.lax.map(chosen_levels, draws)):
             whole = jax.image.resize(level, (len(timesteps), side, side, level.shape[-1]), "bilinear")
             maps.append(jnp.moveaxis(whole[:, inner, inner], 0, 2).astype(jnp.bfloat16))
         return tuple(maps)
@@ -101,7 +116,7 @@ def scene_features(
     Args:
       activations: made by `tile_activations` with the same tile.
       parameters: of the denoiser.
-      arrays: images, noise and valid of the scene, by modality.
+      arrays: images, noise (its draws beside each other, h w r c) and valid of the scene, by modality.
       shape: rows and columns of the scene.
       tile: side of the tiles whose centres are kept.
       on_progress: told the number of tiles done, after each.

@@ -39,6 +39,7 @@ def config():
             "directions": "four",
             "convolution": "causal",
             "head": "mean",
+            "direct_ridge": 0.0,
             "fusion": "mean",
             "mutual": {
                 "entropy": 0.1,

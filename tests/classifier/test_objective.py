@@ -131,7 +131,7 @@ class Reader(nnx.Module):
     def __call__(self, images, guidance, *, rngs):
         read = lambda patches: 50.0 * patches[:, 1:4, 1:4]
         logits = {"images": read(images["hsi"]), "guidance": read(guidance[0][..., 0, :])}
-        return Predictions(logits, logits["images"], {name: values[:, 0, 0] for name, values in logits.items()})
+        return Predictions(logits, None, logits["images"], {name: values[:, 0, 0] for name, values in logits.items()})
 
 
 def test_images_guidance_and_labels_are_turned_alike(config, data, train):

@@ -23,7 +23,7 @@ def arrays(channels):
     key = jax.random.key(0)
     images = {name: jax.random.normal(key, (*SHAPE, c)) for name, c in channels.items()}
     valid = {name: jnp.ones(SHAPE, bool) for name in channels}
-    return {"images": images, "valid": valid, "noise": noise_field(images, 0)}
+    return {"images": images, "valid": valid, "noise": noise_field(images, 0, 2)}
 
 
 def maps(denoiser, arrays, tile, margin, levels=(0, 1), timesteps=(5, 40)):
@@ -42,6 +42,20 @@ def test_tiles_of_any_size_give_the_features_of_one_piece(denoiser, arrays):
     pieces, whole = maps(denoiser, arrays, 16, 16), maps(denoiser, arrays, 64, 16)
     for small, large in zip(pieces, whole):
         np.testing.assert_allclose(small.astype(np.float32), large.astype(np.float32), atol=0.05)
+
+
+def test_features_are_the_mean_over_the_draws_of_noise(denoiser, arrays):
+    noise = lambda draw: {name: array[:, :, draw : draw + 1] for name, array in arrays["noise"].items()}
+    single = [maps(denoiser, arrays | {"noise": noise(draw)}, 64, 16) for draw in range(2)]
+    for one, other, mean in zip(*single, maps(denoiser, arrays, 64, 16)):
+        one, other, mean = (level.astype(np.float32) for level in (one, other, mean))
+        np.testing.assert_allclose((one + other) / 2, mean, atol=0.02)
+        assert np.abs(one - other).max() > 0.1
+
+
+def test_no_draw_of_noise_is_refused(arrays):
+    with pytest.raises(InputError, match=r"features.draws must be 1 or more, got 0"):
+        noise_field(arrays["images"], 0, 0)
 
 
 def test_a_chosen_level_is_the_same_alone(denoiser, arrays):
