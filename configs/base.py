@@ -102,7 +102,7 @@ def get_config(size: str = "") -> Any:
     config.classifier = ml_collections.ConfigDict(
         {
             "branches": ("cnn", "mamba", "transformer"),
-            "patch": 7,  # side of the patch round a pixel, odd; diffusion features see further by themselves
+            "patch": 5,  # side of the patch round a pixel, odd; diffusion features see further by themselves
             "centre": 1,  # side s of the patch's centre that is predicted, odd
             "width": 32,
             "stages": 3,
@@ -141,6 +141,7 @@ def get_config(size: str = "") -> Any:
     config.train.class_balance = "balanced"  # none | weighted (the loss) | balanced (the batches)
     config.train.label_smoothing = 0.05
     config.train.augment = True  # flips and quarter turns
+    config.train.jitter = 0.5  # standard deviation of a random offset of every channel of a patch
 
     config.predict = ml_collections.ConfigDict(
         {

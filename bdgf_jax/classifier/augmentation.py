@@ -1,4 +1,4 @@
-"""Flips and quarter turns of patches: the eight symmetries of the square."""
+"""What training does to patches so that they are not learnt by heart: symmetries of the square, and offsets."""
 
 from itertools import product
 from typing import TypeVar
@@ -29,6 +29,29 @@ def _transform(array: Array, symmetries: Int[Array, " b"]) -> Array:
     pixels = array.reshape(array.shape[0], -1, *array.shape[3:])
     order = jnp.asarray(pixel_orders(array.shape[1]))[symmetries]
     return jax.vmap(lambda patch, order: patch[order])(pixels, order).reshape(array.shape)
+
+
+def jitter(patches: Patches, key: PRNGKeyArray, deviation: float) -> Patches:
+    """Adds one random offset to every channel of every patch, normally distributed with this standard deviation.
+
+    Absolute levels, such as an elevation, betray the few places that training pixels come from; differences inside a
+    patch stay as they are [ours].
+
+    Args:
+      patches: arrays (b p p …) whose channels have unit variance over the scene.
+      key: of the offsets; each array has its own.
+      deviation: of the offsets; 0 leaves the patches alone.
+    """
+    if deviation == 0.0:
+        return patches
+    arrays, structure = jax.tree.flatten(patches)
+    keys = jax.random.split(key, len(arrays))
+    return structure.unflatten(_offset(array, key, deviation) for array, key in zip(arrays, keys))
+
+
+def _offset(array: Array, key: PRNGKeyArray, deviation: float) -> Array:
+    offsets = deviation * jax.random.normal(key, (array.shape[0], 1, 1, *array.shape[3:]))
+    return array + offsets.astype(array.dtype)
 
 
 def pixel_orders(side: int) -> Int[np.ndarray, "8 l"]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from bdgf_jax.classifier.augmentation import random_symmetries, transform
+from bdgf_jax.classifier.augmentation import jitter, random_symmetries, transform
 from bdgf_jax.classifier.model import Predictions
 from bdgf_jax.classifier.mutual_learning import entropy_loss, similarity_loss
 from bdgf_jax.errors import InputError
@@ -33,7 +33,7 @@ def classification_objective(
     Args:
       graph: the classifier's graph from `nnx.split`; `parameters` is the state beside it.
       classifier: the `classifier` section; here `patch`, `centre` and `mutual` are read.
-      train: the `train` section; here `steps`, `augment`, `class_balance` and `label_smoothing` are read.
+      train: the `train` section; here `steps`, `augment`, `jitter`, `class_balance` and `label_smoothing` are read.
       gather: `gather(arrays, centres, side)`, patches (b side side …) around the centres from scene arrays (h w …).
 
     The objective's `data` holds `images` (by modality, h w c), `guidance` (levels, h w t d), `labels` (h w, int32, -1
@@ -47,12 +47,13 @@ def classification_objective(
     mutual = classifier.mutual
 
     def objective(parameters, carry, data, centres, key, step):
-        offset_key, symmetry_key, dropout_key = jax.random.split(key, 3)
-        centres = shift(centres, offset_key, side=classifier.centre, shape=data["labels"].shape)
+        shift_key, symmetry_key, jitter_key, dropout_key = jax.random.split(key, 4)
+        centres = shift(centres, shift_key, side=classifier.centre, shape=data["labels"].shape)
         patches = gather((data["images"], data["guidance"]), centres, classifier.patch)
         labels = gather(data["labels"], centres, classifier.centre)
         if train.augment:
             patches, labels = transform((patches, labels), random_symmetries(symmetry_key, len(centres)))
+        patches = jitter(patches, jitter_key, train.jitter)
         predictions = nnx.merge(graph, parameters)(*patches, rngs=nnx.Rngs(dropout=dropout_key))
         weights = data["class_weights"] if train.class_balance == "weighted" else None
         terms = loss_terms(predictions, labels, weights, mutual=mutual, smoothing=train.label_smoothing)

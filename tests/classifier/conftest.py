@@ -56,7 +56,7 @@ def config():
 @pytest.fixture
 def train():
     return ml_collections.ConfigDict(
-        {"steps": 100, "augment": True, "class_balance": "none", "label_smoothing": 0.0, "seed": 0}
+        {"steps": 100, "augment": True, "jitter": 0.0, "class_balance": "none", "label_smoothing": 0.0, "seed": 0}
     )
 
 

@@ -41,5 +41,12 @@ def test_the_table_states_mean_and_deviation(compared):
     _, _, record = compared
     text = table(record)
     aa = 100 * np.array(record["methods"]["rf_pixels"]["aa"])
-    assert "| tiny, 2 seeds | OA | AA | κ |" in text
+    assert "| tiny, 2 seeds | OA | AA | κ | bdgf ahead in AA, κ |" in text
     assert f"{aa.mean():.1f} ± {aa.std(ddof=1):.1f}" in text
+
+
+def test_the_table_compares_seed_by_seed():
+    figures = lambda aa, kappa: {"oa": [0.5, 0.5, 0.5], "aa": aa, "kappa": kappa}
+    methods = {"bdgf": figures([0.5, 0.6, 0.7], [0.1, 0.2, 0.3]), "other": figures([0.6, 0.5, 0.6], [0.2, 0.3, 0.3])}
+    text = table({"scene": "x", "seeds": [0, 1, 2], "methods": methods})
+    assert "| other | 50.0 ± 0.0 | 56.7 ± 5.8 | 26.7 ± 5.8 | 2, 0 |" in text
