@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdgf_jax.classifier.augmentation import pixel_orders, random_symmetries, transform
+from bdgf_jax.classifier.augmentation import jitter, pixel_orders, random_symmetries, transform
 
 
 def test_the_symmetries_are_the_eight_of_the_square():
@@ -30,3 +30,20 @@ def test_the_centre_of_a_patch_turns_with_the_patch():
 def test_symmetries_are_drawn_evenly():
     counts = np.bincount(random_symmetries(jax.random.key(0), 8000), minlength=8)
     assert counts.min() > 850
+
+
+def test_jitter_moves_a_channel_of_a_patch_as_a_whole():
+    patches = {"image": jnp.zeros((500, 3, 3, 4)), "level": jnp.zeros((500, 3, 3, 2, 4), jnp.bfloat16)}
+    moved = jitter(patches, jax.random.key(0), 0.5)
+    for name, array in moved.items():
+        assert array.dtype == patches[name].dtype
+        array = np.asarray(array.astype(jnp.float32))
+        np.testing.assert_array_equal(array, np.broadcast_to(array[:, :1, :1], array.shape))
+        assert abs(array.std() - 0.5) < 0.03
+        assert abs(array.mean()) < 0.03
+    assert abs(np.corrcoef(moved["image"][:, 0, 0, 0], moved["image"][:, 0, 0, 1])[0, 1]) < 0.2
+
+
+def test_no_jitter_leaves_patches_alone():
+    patch = jnp.ones((2, 3, 3, 1))
+    assert jitter(patch, jax.random.key(0), 0.0) is patch
