@@ -109,10 +109,9 @@ def measure() -> dict:
     texts = {"forward": alone, "forward_for_gradients": with_boundaries, "backward": backward}
     full, rest = divmod(length, kernels.CHUNK)
     state_trips = n // kernels.STATES_AT_ONCE
-    forward_trips = [full, kernels.CHUNK // kernels.UNROLL, rest // kernels.UNROLL]
     trips = {
-        "forward": forward_trips,
-        "forward_for_gradients": forward_trips,
+        "forward": [length // kernels.UNROLL],
+        "forward_for_gradients": [full, kernels.CHUNK // kernels.UNROLL, rest // kernels.UNROLL],
         "backward": [state_trips, full, state_trips],
     }
     elements = SHAPES[SHAPE].elements

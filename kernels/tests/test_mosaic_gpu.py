@@ -1,5 +1,7 @@
 """The Mosaic GPU kernels under the race-detecting interpreter, which simulates memory, copies, barriers, threads."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,15 @@ def test_what_the_kernels_can_not_do_is_refused_with_the_reason(case, reason):
 def test_an_older_jax_is_refused_with_the_version_that_is_needed():
     with pytest.raises(NotImplementedError, match=r"jax 0\.11 and newer"):
         selective_scan(**arguments(Case()), implementation="mosaic_gpu")
+
+
+@needs_new_jax
+def test_the_kernels_softplus_is_right_to_3e_6_of_itself_from_1e_7_up():
+    from bdgf_kernels.selective_scan import mosaic_gpu_kernels as kernels
+
+    x = np.linspace(-16.0, 80.0, 100_001)
+    got = kernels.LN2 * kernels.step_size(types.SimpleNamespace(softplus=True), jnp.asarray(x, jnp.float32), 0.0)
+    np.testing.assert_allclose(got, np.logaddexp(0.0, x.astype(np.float32).astype(np.float64)), rtol=3e-6)
 
 
 @needs_new_jax

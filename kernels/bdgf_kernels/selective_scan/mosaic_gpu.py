@@ -123,12 +123,11 @@ def planned(options, own_delta, interpret, u, B):
     )
 
 
-def in_chunks(x: Float[Array, "l k b g n"], plan) -> Float[Array, "b k g c s n"]:
-    """Cuts B or C into the chunks of whole segments, zero past the last step."""
-    length, k, b, g, n = x.shape
-    count = plan.segments * plan.staged
-    x = jnp.pad(x, ((0, count * 16 - length), *((0, 0),) * 4))
-    return jnp.moveaxis(x.reshape(count, 16, k, b, g, n), (3, 2, 4), (0, 1, 2))
+def in_segments(x: Float[Array, "l k b g n"], plan) -> Float[Array, "b k g s n"]:
+    """Puts steps last but one, in whole segments: zero past the last step."""
+    steps = plan.segments * plan.staged * 16
+    x = jnp.pad(x, ((0, steps - x.shape[0]), *((0, 0),) * 4))
+    return jnp.moveaxis(x, (2, 1, 3), (0, 1, 2))
 
 
 def in_kernels_units(kernels, operands):
@@ -141,7 +140,7 @@ def launch(options, own_delta, interpret, arguments, *, keep_boundaries):
     """Runs the forward kernel."""
     u, delta, A, B, C, D, bias, first = arguments
     kernels, plan = planned(options, own_delta, interpret, u, B)
-    operands = in_kernels_units(kernels, (u, delta, A, in_chunks(B, plan), in_chunks(C, plan), D, bias, first))
+    operands = in_kernels_units(kernels, (u, delta, A, in_segments(B, plan), in_segments(C, plan), D, bias, first))
     y, boundaries, last = kernels.forward(
         plan, operands, keep_boundaries=keep_boundaries, final_state=options.final_state
     )
@@ -161,7 +160,8 @@ def run_backward(options, own_delta, interpret, kept, cotangents):
     boundaries, (u, delta, A, B, C, D, bias, first) = kept
     dy, dlast = cotangents
     kernels, plan = planned(options, own_delta, interpret, u, B)
-    transposed = [in_chunks(x, plan).swapaxes(-1, -2) for x in (B, C)]
+    in_chunks = [in_segments(x, plan).reshape(*x.shape[2:0:-1], x.shape[3], -1, 16, x.shape[4]) for x in (B, C)]
+    transposed = [x.swapaxes(-1, -2) for x in in_chunks]
     operands = in_kernels_units(kernels, (u, delta, A, *transposed, D, bias, first))
     du, ddelta, dA, dD, dbias, dfirst, dBC = kernels.backward(plan, operands, boundaries, dy, dlast)
     ddelta = jnp.moveaxis(ddelta, 1, 2).reshape(delta.shape) if own_delta else ddelta.sum(axis=1)

@@ -21,6 +21,8 @@ UNROLL = 4
 STATES_AT_ONCE = 2
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
+LOG2_OF_ONE_PLUS = 1.44269323, -0.721159458, 0.477668375, -0.339089036, 0.215284541, -0.0957975462, 0.0204011854
+"""log2(1 + e) / e by powers of e, for e from 0 to 1: Remez's best in relative error, 1.3e-6 of the value."""
 ONE_A_THREAD = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
 # Without these the compiler emits slow, exact exponentials and two block barriers round every store. Every address
 # that is written here is read back by the thread that wrote it, or after a barrier that stands in the kernel.
@@ -95,15 +97,17 @@ def zero():
 def step_size(plan, raw, shift):
     """The step size over ln 2, so that 2^(step A) is the decay, from delta and the bias over ln 2.
 
-    softplus(x) / ln 2 = max(t, 0) + log2(1 + 2^-|t|) with t = x / ln 2, to 2e-5 of itself: where 1 + 2^-|t| would round
-    2^-|t| away, two terms of the logarithm's series serve.
+    softplus(x) / ln 2 = max(t, 0) + log2(1 + e) with t = x / ln 2 and e = 2^-|t|. A polynomial serves for the logarithm:
+    the exponential unit, which would also have to take it, is what bounds the forward pass, and log2(1 + e) itself
+    rounds a small e away.
     """
     t = raw * LOG2E + shift
     if not plan.softplus:
         return t
-    e = jnp.exp2(-jnp.abs(t))
-    series = e * (LOG2E - (0.5 * LOG2E) * e)
-    return jnp.maximum(t, 0.0) + jnp.where(e < 2.0**-8, series, jnp.log2(1.0 + e))
+    above = jnp.maximum(t, 0.0)
+    e = jnp.exp2(t - 2.0 * above)
+    series = functools.reduce(lambda sum_, coefficient: sum_ * e + coefficient, reversed(LOG2_OF_ONE_PLUS))
+    return above + e * series
 
 
 def stage(plan, place, segment, refs, copies, arrived):
@@ -114,15 +118,23 @@ def stage(plan, place, segment, refs, copies, arrived):
     sequence, direction, block = place
     plgpu.commit_smem()
     for ref, copy in zip(refs, copies):
-        window = ref.at[sequence, direction, plan.group(block), pl.ds(segment * plan.staged, plan.staged)]
+        count = copy.shape[0]
+        window = ref.at[sequence, direction, plan.group(block), pl.ds(segment * count, count)]
         plgpu.copy_gmem_to_smem(window, copy, arrived)
     plgpu.barrier_wait(arrived)
 
 
-def staging(plan, shape):
+def staging(shape):
     """Shared memory for a segment of B and C, and the barrier that both copies arrive at."""
-    chunks = plgpu.SMEM((plan.staged, *shape), jnp.float32)
-    return {"B": chunks, "C": chunks, "arrived": plgpu.Barrier(num_arrivals=2)}
+    segment = plgpu.SMEM(shape, jnp.float32)
+    return {"B": segment, "C": segment, "arrived": plgpu.Barrier(num_arrivals=2)}
+
+
+def repeat(count, body, carry):
+    """A loop, if it is one: the compiler does not dissolve those of a single turn."""
+    if count > 1:
+        return jax.lax.fori_loop(0, count, body, carry)
+    return body(0, carry) if count else carry
 
 
 def parameter(ref, direction, channels):
@@ -133,7 +145,7 @@ def parameter(ref, direction, channels):
 def forward(plan, operands, *, keep_boundaries, final_state):
     """Launches the forward kernel; returns y a direction, the states at the chunks' boundaries, the last states.
 
-    B and C are (b k g chunks 16 n), in visiting order; B comes times ln 2, the bias over it.
+    B and C are (b k g l n), in visiting order and padded to whole segments; B comes times ln 2, the bias over it.
     """
     u, delta, A, B, C, D, bias, first = operands
     given = [x for x in (D, bias, first) if x is not None]
@@ -164,55 +176,53 @@ def forward(plan, operands, *, keep_boundaries, final_state):
         else:
             states = tuple(load(first_.at[sequence, direction, i, channels]) for i in range(plan.states))
 
-        def several(c, local, first, states, count):
-            """A few steps of chunk c; all loads come first, so that their latencies overlap."""
-            rows = [plan.row(direction, c * CHUNK + first + j) for j in range(count)]
+        def several(first, place, states, count):
+            """A few steps, the first of which has its B and C at `place`; loads come first, so that latencies overlap."""
+            rows = [plan.row(direction, first + j) for j in range(count)]
             inputs = [load(u.at[sequence, row, channels]) for row in rows]
             raws = [load(delta.at[sequence, row, own]) for row in rows]
             for j, (row, x, raw) in enumerate(zip(rows, inputs, raws)):
                 step = step_size(plan, raw, shift)
                 added, out, after = step * x, skip * x, []
                 for i, (rate, state) in enumerate(zip(rates, states)):
-                    state = jnp.exp2(step * rate) * state + added * B[local, first + j, i]
-                    out = out + state * C[local, first + j, i]
+                    state = jnp.exp2(step * rate) * state + added * B[place + j, i]
+                    out = out + state * C[place + j, i]
                     after.append(state)
                 states = tuple(after)
                 store(y.at[sequence, direction, row, channels], out)
             return states
 
-        def chunk(c, local, states, count):
-            if boundaries is not None:
-                for i, state in enumerate(states):
-                    store(boundaries.at[sequence, direction, c, i, channels], state)
+        def steps(first, place, states, count):
             whole = count // UNROLL
-            if whole:
-                step = lambda q, states: several(c, local, q * UNROLL, states, UNROLL)
-                states = jax.lax.fori_loop(0, whole, step, states)
-            if count % UNROLL:
-                states = several(c, local, whole * UNROLL, states, count % UNROLL)
-            return states
+            group = lambda q, states: several(first + q * UNROLL, place + q * UNROLL, states, UNROLL)
+            states = repeat(whole, group, states)
+            done = whole * UNROLL
+            return several(first + done, place + done, states, count - done) if count > done else states
 
-        def full_chunks(segment, states, count):
-            step = lambda local, states: chunk(segment * plan.staged + local, local, states, CHUNK)
-            return jax.lax.fori_loop(0, count, step, states) if count else states
+        def chunk(first, place, states, count):
+            for i, state in enumerate(states):
+                store(boundaries.at[sequence, direction, first // CHUNK, i, channels], state)
+            return steps(first, place, states, count)
 
-        def segment(index, states):
+        def segment(index, states, count=plan.staged * CHUNK):
             staged(index)
-            return full_chunks(index, states, plan.staged)
+            first = index * plan.staged * CHUNK
+            if boundaries is None:
+                return steps(first, 0, states, count)
+            whole = count // CHUNK
+            next_chunk = lambda q, states: chunk(first + q * CHUNK, q * CHUNK, states, CHUNK)
+            states = repeat(whole, next_chunk, states)
+            done = whole * CHUNK
+            return chunk(first + done, done, states, count - done) if count > done else states
 
         final = plan.segments - 1
-        if final:
-            states = jax.lax.fori_loop(0, final, segment, states)
-        staged(final)
-        full = plan.length // CHUNK - final * plan.staged
-        states = full_chunks(final, states, full)
-        if plan.length % CHUNK:
-            states = chunk(plan.chunks - 1, full, states, plan.length % CHUNK)
+        states = repeat(final, segment, states)
+        states = segment(final, states, plan.length - final * plan.staged * CHUNK)
         if last is not None:
             for i, state in enumerate(states):
                 store(last.at[sequence, direction, i, channels], state)
 
-    results = list(launch(plan, kernel, outputs, staging(plan, (CHUNK, plan.states)))(u, delta, A, B, C, *given))
+    results = list(launch(plan, kernel, outputs, staging((plan.staged * CHUNK, plan.states)))(u, delta, A, B, C, *given))
     y = results.pop(0)
     boundaries = results.pop(0) if keep_boundaries else None
     return y, boundaries, results.pop(0) if final_state else None
@@ -244,7 +254,7 @@ def backward(plan, operands, boundaries, dy, dlast):
         *(a_state, a_channel, a_channel, a_state),
         jax.ShapeDtypeStruct(sums, jnp.float32),
     ]
-    scratch = staging(plan, (plan.states, CHUNK)) | {
+    scratch = staging((plan.staged, plan.states, CHUNK)) | {
         "carried": plgpu.SMEM((plan.states, LANES), jnp.float32),
         "dA_so_far": plgpu.SMEM((plan.states, LANES), jnp.float32),
         "terms": channel_sums.scratch(),
@@ -317,7 +327,7 @@ def backward(plan, operands, boundaries, dy, dlast):
                 local = count - 1 - q
                 return chunk(segment * plan.staged + local, local, totals, CHUNK)
 
-            return jax.lax.fori_loop(0, count, step, totals) if count else totals
+            return repeat(count, step, totals)
 
         def segment(q, totals):
             index = plan.segments - 2 - q
@@ -331,8 +341,7 @@ def backward(plan, operands, boundaries, dy, dlast):
         if plan.length % CHUNK:
             totals = chunk(plan.chunks - 1, full, totals, plan.length % CHUNK)
         totals = full_chunks(final, totals, full)
-        if final:
-            totals = jax.lax.fori_loop(0, final, segment, totals)
+        totals = repeat(final, segment, totals)
         store(dD.at[sequence, direction, channels], totals[0])
         store(dbias.at[sequence, direction, channels], totals[1])
         for i in range(plan.states):
