@@ -108,13 +108,25 @@ def measure() -> dict:
     with_boundaries, backward = sorted(deviceless.kernels_of(gradients, (rows, *arguments)), key=len)
     texts = {"forward": alone, "forward_for_gradients": with_boundaries, "backward": backward}
     full, rest = divmod(length, kernels.CHUNK)
-    state_trips = n // kernels.STATES_AT_ONCE
+    state_trips = n // channel_sums.STATES
     trips = {
         "forward": [length // kernels.UNROLL],
         "forward_for_gradients": [full, kernels.CHUNK // kernels.UNROLL, rest // kernels.UNROLL],
         "backward": [state_trips, full, state_trips],
     }
     elements = SHAPES[SHAPE].elements
+
+    def wide_passes(kind):
+        """Passes an element more than one for accesses whose 128 bits differ from thread to thread: three each.
+
+        Reads of B and C are the same for all threads; the channels' sums write TERMS / 4 times a chunk and state, and
+        read WARP times a chunk and four states.
+        """
+        if kind != "backward":
+            return 0.0
+        sums = channel_sums
+        return 3 * (sums.TERMS / 4 + sums.WARP / sums.STATES) / kernels.CHUNK * (-(-length // 16) * 16 / length)
+
     # Bytes a step: rows in bfloat16, B and C in float32, a state every 16 steps, and what warps give to dB and dC.
     shared, boundaries, sums = 2 * 4 * n, 4 * n * d // 16, 4 * n * d // 16
     moved = {
@@ -128,12 +140,10 @@ def measure() -> dict:
         counts = executed(code, trips[kind])
         each = {key: value / (length * n) for key, value in counts.items()}
         total = sum(each.values())
-        # Of a state's reads in a chunk, TERMS / 4 fetch 128 bits that differ from thread to thread: four passes each.
-        passes = each["LDS"] + (3 * channel_sums.TERMS / 4 / kernels.CHUNK if kind == "backward" else 0.0)
         pipes = {
             "issue": total / 128,
             "exponentials": each["MUFU"] / 16,
-            "shared memory": (passes + each.get("STS", 0.0)) / 32,
+            "shared memory": (each["LDS"] + each.get("STS", 0.0) + wide_passes(kind)) / 32,
         }
         seconds = {pipe: clocks * elements / (PROCESSORS * CLOCK) for pipe, clocks in pipes.items()}
         seconds["memory"] = b * length * moved[kind] / MEMORY

@@ -106,25 +106,26 @@ def test_the_kernels_softplus_is_right_to_3e_6_of_itself_from_1e_7_up():
 
 
 @needs_new_jax
-def test_every_thread_adds_up_the_row_of_its_own_term():
+def test_every_thread_adds_four_columns_up_over_its_warp():
     from bdgf_kernels.selective_scan import channel_sums as sums
 
     random = np.random.default_rng(0)
-    terms = random.standard_normal((sums.TERMS, sums.WARPS, sums.WARP))
-    memory = np.full(sums.WARPS * sums.TERMS * sums.STRIDE, np.nan)
-    term, warp, lane = np.indices(terms.shape)
-    memory[sums.written(warp, lane, term)] = terms
-    warp, lane, quarter, place = np.indices((sums.WARPS, sums.WARP, 8, 4))
-    read = memory[sums.read(warp, lane, quarter) + place]
-    np.testing.assert_allclose(read.sum((2, 3)), terms.sum(2).T, rtol=1e-12)
+    terms = random.standard_normal((sums.WARPS, sums.WARP, sums.COLUMNS))
+    memory = np.full(sums.WARPS * sums.WARP * sums.STRIDE, np.nan)
+    memory[sums.written(*np.indices(terms.shape))] = terms
+    warp, lane, place, row = np.indices((sums.WARPS, sums.WARP, 4, sums.WARP))
+    read = memory[sums.read(warp, lane, row) + place]
+    np.testing.assert_allclose(read.sum(3).ravel(), terms.sum(1).ravel(), rtol=1e-9)
 
 
 @needs_new_jax
-def test_eight_neighbouring_threads_read_from_banks_of_their_own():
+@pytest.mark.parametrize("access", ["written", "read"])
+def test_eight_neighbouring_threads_meet_banks_of_their_own(access):
     from bdgf_kernels.selective_scan import channel_sums as sums
 
     for start in range(0, sums.WARP, 8):
-        words = sums.read(0, np.arange(start, start + 8)[:, None], 3) + np.arange(4)
+        words = getattr(sums, access)(0, np.arange(start, start + 8)[:, None], 12) + np.arange(4)
+        assert (words[:, 0] % 4 == 0).all()
         assert len(set((words % 32).ravel())) == 32
 
 

@@ -166,17 +166,12 @@ def run_backward(options, own_delta, interpret, kept, cotangents):
     du, ddelta, dA, dD, dbias, dfirst, dBC = kernels.backward(plan, operands, boundaries, dy, dlast)
     ddelta = jnp.moveaxis(ddelta, 1, 2).reshape(delta.shape) if own_delta else ddelta.sum(axis=1)
 
-    b, k, blocks, chunks, n, _ = dBC.shape
+    b, k, blocks, chunks, fours, _ = dBC.shape
     groups = B.shape[3]
-    by_step_of_chunk = dBC.reshape(b, k, groups, blocks // groups, chunks, n, 4, 2, 16)
-    rest = plan.length % 16
-    if rest:
-        # The last chunk's terms for dC follow those for dB at once, not at the 16th place.
-        tail = by_step_of_chunk[:, :, :, :, -1].reshape(b, k, groups, -1, n, 4, 32)
-        dC_tail = jnp.pad(tail[..., rest : 2 * rest], [(0, 0)] * 6 + [(0, 16 - rest)])
-        by_step_of_chunk = by_step_of_chunk.at[:, :, :, :, -1, :, :, 1].set(dC_tail)
-    sums = by_step_of_chunk.sum(axis=(3, 6))
-    sums = jnp.moveaxis(sums, (3, 6, 1, 0, 2, 4), (0, 1, 2, 3, 4, 5)).reshape(chunks * 16, k, b, groups, n, 2)
+    # by group, block, chunk, four states, warp, state, dB or dC, step
+    parts = dBC.reshape(b, k, groups, blocks // groups, chunks, fours, 4, 4, 2, 16)
+    sums = jnp.moveaxis(parts.sum(axis=(3, 6)), (3, 7, 1, 0, 2, 4, 5, 6), range(8))
+    sums = sums.reshape(chunks * 16, k, b, groups, fours * 4, 2)
     dB, dC = sums[: plan.length, ..., 0], sums[: plan.length, ..., 1]
     gradients = (
         du.sum(axis=1).astype(u.dtype),

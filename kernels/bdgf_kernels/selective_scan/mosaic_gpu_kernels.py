@@ -18,7 +18,6 @@ from bdgf_kernels.selective_scan.call import Order
 LANES = 128
 CHUNK = 16
 UNROLL = 4
-STATES_AT_ONCE = 2
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
 LOG2_OF_ONE_PLUS = 1.44269323, -0.721159458, 0.477668375, -0.339089036, 0.215284541, -0.0957975462, 0.0204011854
@@ -238,8 +237,8 @@ def backward(plan, operands, boundaries, dy, dlast):
 
     B and C are (b k g chunks n 16), in visiting order; B comes times ln 2, the bias over it.
     Returns du, ddelta (b k l d), dA over ln 2 (b k n d), dD and dbias (b k d) and d(first state) (b k n d), with sums
-    over sequences left to XLA, and what 32 channels each give to dB and dC as (b k blocks chunks n 4 32): a chunk's
-    steps for dB over ln 2, then for dC; the rest of the 32 is undefined.
+    over sequences left to XLA, and what warps give to dB over ln 2 and dC, four states at a time, as (b k blocks chunks
+    n/4 512): by warp, state, dB or dC, and step of the chunk; steps past the last are undefined.
     """
     u, delta, A, B, C, D, bias, _ = operands
     given = [x for x in (D, bias, dlast) if x is not None]
@@ -247,7 +246,7 @@ def backward(plan, operands, boundaries, dy, dlast):
     a_state = jax.ShapeDtypeStruct((batch, directions, plan.states, plan.channels), jnp.float32)
     a_channel = jax.ShapeDtypeStruct((batch, directions, plan.channels), jnp.float32)
     a_row = (batch, directions, plan.length, plan.channels)
-    sums = (batch, directions, blocks, plan.chunks, plan.states, LANES)
+    sums = (batch, directions, blocks, plan.chunks, plan.states // channel_sums.STATES, channel_sums.SUMS)
     outputs = [
         jax.ShapeDtypeStruct(a_row, y_type(plan, u.dtype)),
         jax.ShapeDtypeStruct(a_row, y_type(plan, delta.dtype) if plan.own_delta else jnp.float32),
@@ -280,7 +279,7 @@ def backward(plan, operands, boundaries, dy, dlast):
             added = [step * x for step, x in zip(steps, inputs)]
             douts = [load(dy.at[sequence, row, channels]) for row in rows]
 
-            def a_state(i, through):
+            def a_state(i, column, through):
                 """Through the input, Σ_n g B, and through the decay, Σ_n (g a h) A, of all steps for one state more."""
                 through_input, through_decay = list(through[0]), list(through[1])
                 rate = load(A.at[direction, i, channels])
@@ -291,6 +290,7 @@ def backward(plan, operands, boundaries, dy, dlast):
                     decays.append(jnp.exp2(steps[j] * rate))
                     state = decays[j] * state + added[j] * B[local, i, j]
                     dC_terms.append(douts[j] * state)
+                channel_sums.write(dC_terms, column + CHUNK, terms, plan.interpret)
                 carry, dA_sum = load(carried.at[i]), load(dA_so_far.at[i])
                 for j in reversed(range(count)):
                     gradient = carry + douts[j] * C[local, i, j]
@@ -300,17 +300,21 @@ def backward(plan, operands, boundaries, dy, dlast):
                     decayed = carry * befores[j]
                     through_decay[j] = through_decay[j] + decayed * rate
                     dA_sum = dA_sum + decayed * steps[j]
+                channel_sums.write(dB_terms, column, terms, plan.interpret)
                 store(carried.at[i], carry)
                 store(dA_so_far.at[i], dA_sum)
-                both = channel_sums.by_warp([*dB_terms, *dC_terms], terms, plan.interpret)
-                store(dBC.at[sequence, direction, block, c, i], both)
                 return tuple(through_input), tuple(through_decay)
 
+            def four_states(q, through):
+                for i in range(channel_sums.STATES):
+                    through = a_state(q * channel_sums.STATES + i, i * channel_sums.TERMS, through)
+                sums = channel_sums.add_up(terms, plan.interpret)
+                dBC[sequence, direction, block, c, q] = sums
+                return through
+
             nothing = tuple(zero() for _ in range(count))
-            step = lambda q, through: functools.reduce(
-                lambda through, i: a_state(q * STATES_AT_ONCE + i, through), range(STATES_AT_ONCE), through
-            )
-            through_input, through_decay = jax.lax.fori_loop(0, plan.states // STATES_AT_ONCE, step, (nothing, nothing))
+            count_of_fours = plan.states // channel_sums.STATES
+            through_input, through_decay = repeat(count_of_fours, four_states, (nothing, nothing))
             dD_sum, dbias_sum = totals
             for j, (row, x) in enumerate(zip(rows, inputs)):
                 store(du.at[sequence, direction, row, channels], steps[j] * through_input[j] + skip * douts[j])
