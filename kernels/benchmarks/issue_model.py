@@ -21,7 +21,7 @@ PIPES = {
     **{name: ("integers", 2) for name in ("IADD3", "SHF", "LOP3", "LEA", "ISETP", "SEL", "PRMT", "FMNMX", "F2FP")},
 }
 """By operation: its pipe, and the clocks for the 32 lanes; all others take the FP32 pipe for one."""
-LATENCY = {"MUFU": 24, "LDS": 32, "LDG": 700, "SHFL": 32, "BAR": 32, "SYNCS": 700, "UTMALDG": 700, "UBLKCP": 700}
+LATENCY = {"MUFU": 24, "LDS": 32, "LDG": 700, "SHFL": 32, "BAR": 32, "SYNCS": 32}
 """Clocks until the result is there; all others take 5."""
 NO_RESULT = {"STG", "STS", "BRA", "EXIT", "NOP", "BAR", "WARPSYNC", "BSYNC", "MEMBAR", "SYNCS", "UTMALDG", "UBLKCP"}
 

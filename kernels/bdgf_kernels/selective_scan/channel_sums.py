@@ -24,9 +24,9 @@ ONE_A_THREAD = plgpu.Layout.WG_STRIDED((WARPS * WARP,), vec_size=1)
 FOUR_A_THREAD = plgpu.Layout.WG_STRIDED((SUMS,), vec_size=4)
 
 
-def scratch():
+def scratch(warpgroups):
     """Shared memory for the terms of each thread."""
-    return plgpu.SMEM((WARPS, WARP, STRIDE), jnp.float32)
+    return plgpu.SMEM((warpgroups, WARPS, WARP, STRIDE), jnp.float32)
 
 
 def written(warp, lane, column):
@@ -63,7 +63,8 @@ def add_up(scratch, interpret):
 def place(scratch):
     """A thread's warp and its place there, and a function that points to a word of shared memory by their sum."""
     thread = gpu.thread_id(gpu.Dimension.x)
-    warp, lane = arith.divui(thread, number(WARP)), arith.remui(thread, number(WARP))
+    warp = arith.remui(arith.divui(thread, number(WARP)), number(WARPS))
+    lane = arith.remui(thread, number(WARP))
     base = mgpu.utils.memref_ptr(scratch)
 
     def pointer(start, offset):

@@ -116,6 +116,7 @@ def planned(options, own_delta, interpret, u, B):
         states=B.shape[-1],
         groups=B.shape[-2],
         staged=chunks if chunks <= STAGED_AT_ONCE else STAGED_IN_TURN,
+        parts=1,
         orders=options.orders,
         own_delta=own_delta,
         softplus=options.delta_softplus,

@@ -36,6 +36,7 @@ class Plan:
 
     Args:
       staged: chunks of B and C that lie in shared memory at a time.
+      parts: warpgroups that share a channel's states, each of which keeps n / parts of them.
       interpret: parameters of the interpreter, or None to compile.
     """
 
@@ -45,6 +46,7 @@ class Plan:
     states: int
     groups: int
     staged: int
+    parts: int
     orders: tuple[Order, ...]
     own_delta: bool
     softplus: bool
@@ -243,6 +245,7 @@ def backward(plan, operands, boundaries, dy, dlast):
     u, delta, A, B, C, D, bias, _ = operands
     given = [x for x in (D, bias, dlast) if x is not None]
     batch, directions, blocks = plan.grid
+    parts, states = plan.parts, plan.states // plan.parts
     a_state = jax.ShapeDtypeStruct((batch, directions, plan.states, plan.channels), jnp.float32)
     a_channel = jax.ShapeDtypeStruct((batch, directions, plan.channels), jnp.float32)
     a_row = (batch, directions, plan.length, plan.channels)
@@ -253,104 +256,156 @@ def backward(plan, operands, boundaries, dy, dlast):
         *(a_state, a_channel, a_channel, a_state),
         jax.ShapeDtypeStruct(sums, jnp.float32),
     ]
-    scratch = staging((plan.staged, plan.states, CHUNK)) | {
-        "carried": plgpu.SMEM((plan.states, LANES), jnp.float32),
-        "dA_so_far": plgpu.SMEM((plan.states, LANES), jnp.float32),
-        "terms": channel_sums.scratch(),
+    # Of what changes with the chunk there are two: one is read while the other arrives.
+    a_number_a_state = plgpu.SMEM((parts, states, LANES), jnp.float32)
+    scratch = {
+        "B": plgpu.SMEM((parts, 2, states, CHUNK), jnp.float32),
+        "C": plgpu.SMEM((parts, 2, states, CHUNK), jnp.float32),
+        "before": plgpu.SMEM((parts, 2, states, LANES), jnp.float32),
+        "arrived": plgpu.Barrier(num_arrivals=3, num_barriers=2 * parts),
+        "rates": a_number_a_state,
+        "carried": a_number_a_state,
+        "dA_so_far": a_number_a_state,
+        "totals": plgpu.SMEM((2, LANES), jnp.float32),
+        "terms": channel_sums.scratch(parts),
     }
+    if parts > 1:
+        scratch["others"] = plgpu.SMEM((2, parts - 1, 2 * CHUNK, LANES), jnp.float32)
+        scratch["met"] = plgpu.Barrier(num_arrivals=parts)
 
-    def kernel(u, delta, A, B_all, C_all, dy, boundaries, *refs, B, C, arrived, carried, dA_so_far, terms):
+    def kernel(u, delta, A, B_all, C_all, dy, boundaries, *refs, others=None, met=None, **scratch):
+        B, C, before, arrived, rates, carried, dA_so_far, totals, terms = (
+            scratch[name] for name in ("B", "C", "before", "arrived", "rates", "carried", "dA_so_far", "totals", "terms")
+        )
         refs = list(refs)
         D_, bias_, dlast_ = (refs.pop(0) if x is not None else None for x in (D, bias, dlast))
         du, ddelta, dA, dD, dbias, dfirst, dBC = refs
-        place = sequence, direction, block = tuple(jax.lax.axis_index(x) for x in ("sequence", "direction", "block"))
+        sequence, direction, block = (jax.lax.axis_index(x) for x in ("sequence", "direction", "block"))
+        part = jax.lax.axis_index("part") if parts > 1 else 0
         channels = pl.ds(block * LANES, LANES)
         own = pl.ds((direction if plan.own_delta else 0) * plan.channels + block * LANES, LANES)
-        staged = lambda segment: stage(plan, place, segment, (B_all, C_all), (B, C), arrived)
         skip, shift = parameter(D_, direction, channels), parameter(bias_, direction, channels)
-        for i in range(plan.states):
-            store(dA_so_far.at[i], zero())
-            store(carried.at[i], zero() if dlast_ is None else load(dlast_.at[sequence, direction, i, channels]))
+        for i in range(states):
+            state = part * states + i
+            store(rates.at[part, i], load(A.at[direction, state, channels]))
+            store(dA_so_far.at[part, i], zero())
+            last = zero() if dlast_ is None else load(dlast_.at[sequence, direction, state, channels])
+            store(carried.at[part, i], last)
 
-        def chunk(c, local, totals, count):
+        def on_the_first_part(do):
+            pl.when(part == 0)(do) if parts > 1 else do()
+
+        @on_the_first_part
+        def _():
+            store(totals.at[0], zero())
+            store(totals.at[1], zero())
+
+        def fetch(c, slot):
+            """Copies what the part needs of a chunk. All threads have to be done with what lay there before."""
+            mine, there = pl.ds(part * states, states), arrived.at[part * 2 + slot]
+            plgpu.commit_smem()
+            for every, some in ((B_all, B), (C_all, C)):
+                window = every.at[sequence, direction, plan.group(block), c, mine]
+                plgpu.copy_gmem_to_smem(window, some.at[part, slot], there)
+            window = boundaries.at[sequence, direction, c, mine, channels]
+            plgpu.copy_gmem_to_smem(window, before.at[part, slot], there)
+
+        def chunk(c, count):
+            slot = c % 2
+            # The first chunk, which comes last, fetches itself once more: cheaper than to ask whether there is another.
+            fetch(jnp.maximum(c - 1, 0), 1 - slot)
             rows = [plan.row(direction, c * CHUNK + j) for j in range(count)]
             steps = [step_size(plan, load(delta.at[sequence, row, own]), shift) for row in rows]
-            inputs = [load(u.at[sequence, row, channels]) for row in rows]
-            added = [step * x for step, x in zip(steps, inputs)]
+            added = [step * load(u.at[sequence, row, channels]) for step, row in zip(steps, rows)]
             douts = [load(dy.at[sequence, row, channels]) for row in rows]
+            plgpu.barrier_wait(arrived.at[part * 2 + slot])
 
             def a_state(i, column, through):
                 """Through the input, Σ_n g B, and through the decay, Σ_n (g a h) A, of all steps for one state more."""
                 through_input, through_decay = list(through[0]), list(through[1])
-                rate = load(A.at[direction, i, channels])
-                state = load(boundaries.at[sequence, direction, c, i, channels])
+                rate, state = load(rates.at[part, i]), load(before.at[part, slot, i])
                 befores, decays, dC_terms, dB_terms = [], [], [], [None] * count
                 for j in range(count):
                     befores.append(state)
                     decays.append(jnp.exp2(steps[j] * rate))
-                    state = decays[j] * state + added[j] * B[local, i, j]
+                    state = decays[j] * state + added[j] * B[part, slot, i, j]
                     dC_terms.append(douts[j] * state)
-                channel_sums.write(dC_terms, column + CHUNK, terms, plan.interpret)
-                carry, dA_sum = load(carried.at[i]), load(dA_so_far.at[i])
+                channel_sums.write(dC_terms, column + CHUNK, terms.at[part], plan.interpret)
+                carry, dA_sum = load(carried.at[part, i]), load(dA_so_far.at[part, i])
                 for j in reversed(range(count)):
-                    gradient = carry + douts[j] * C[local, i, j]
+                    gradient = carry + douts[j] * C[part, slot, i, j]
                     dB_terms[j] = gradient * added[j]
-                    through_input[j] = through_input[j] + gradient * B[local, i, j]
+                    through_input[j] = through_input[j] + gradient * B[part, slot, i, j]
                     carry = gradient * decays[j]
                     decayed = carry * befores[j]
                     through_decay[j] = through_decay[j] + decayed * rate
                     dA_sum = dA_sum + decayed * steps[j]
-                channel_sums.write(dB_terms, column, terms, plan.interpret)
-                store(carried.at[i], carry)
-                store(dA_so_far.at[i], dA_sum)
+                channel_sums.write(dB_terms, column, terms.at[part], plan.interpret)
+                store(carried.at[part, i], carry)
+                store(dA_so_far.at[part, i], dA_sum)
                 return tuple(through_input), tuple(through_decay)
 
             def four_states(q, through):
                 for i in range(channel_sums.STATES):
                     through = a_state(q * channel_sums.STATES + i, i * channel_sums.TERMS, through)
-                sums = channel_sums.add_up(terms, plan.interpret)
-                dBC[sequence, direction, block, c, q] = sums
+                fours = states // channel_sums.STATES
+                dBC[sequence, direction, block, c, part * fours + q] = channel_sums.add_up(terms.at[part], plan.interpret)
                 return through
 
             nothing = tuple(zero() for _ in range(count))
-            count_of_fours = plan.states // channel_sums.STATES
-            through_input, through_decay = repeat(count_of_fours, four_states, (nothing, nothing))
-            dD_sum, dbias_sum = totals
-            for j, (row, x) in enumerate(zip(rows, inputs)):
-                store(du.at[sequence, direction, row, channels], steps[j] * through_input[j] + skip * douts[j])
-                dstep = LOG2E * x * through_input[j] + through_decay[j]
-                if plan.softplus:
-                    dstep = dstep * (1.0 - jnp.exp2(-steps[j]))
-                store(ddelta.at[sequence, direction, row, channels], dstep)
-                dD_sum = dD_sum + douts[j] * x
-                dbias_sum = dbias_sum + dstep
-            return dD_sum, dbias_sum
+            through = repeat(states // channel_sums.STATES, four_states, (nothing, nothing))
 
-        def full_chunks(segment, totals, count):
-            def step(q, totals):
-                local = count - 1 - q
-                return chunk(segment * plan.staged + local, local, totals, CHUNK)
+            def finish(through_input, through_decay):
+                dD_sum, dbias_sum = load(totals.at[0]), load(totals.at[1])
+                # Read once more: registers are scarce while the states are walked.
+                inputs = [load(u.at[sequence, row, channels]) for row in rows]
+                for j, (row, x) in enumerate(zip(rows, inputs)):
+                    store(du.at[sequence, direction, row, channels], steps[j] * through_input[j] + skip * douts[j])
+                    dstep = LOG2E * x * through_input[j] + through_decay[j]
+                    if plan.softplus:
+                        dstep = dstep * (1.0 - jnp.exp2(-steps[j]))
+                    store(ddelta.at[sequence, direction, row, channels], dstep)
+                    dD_sum = dD_sum + douts[j] * x
+                    dbias_sum = dbias_sum + dstep
+                store(totals.at[0], dD_sum)
+                store(totals.at[1], dbias_sum)
 
-            return repeat(count, step, totals)
+            if parts == 1:
+                return finish(*through)
 
-        def segment(q, totals):
-            index = plan.segments - 2 - q
-            staged(index)
-            return full_chunks(index, totals, plan.staged)
+            # Parts leave their sums to the first; no part can be two chunks ahead of another and write here again.
+            @pl.when(part > 0)
+            def _():
+                for j in range(count):
+                    store(others.at[slot, part - 1, j], through[0][j])
+                    store(others.at[slot, part - 1, CHUNK + j], through[1][j])
 
-        totals = zero(), zero()
-        final = plan.segments - 1
-        staged(final)
-        full = plan.length // CHUNK - final * plan.staged
-        if plan.length % CHUNK:
-            totals = chunk(plan.chunks - 1, full, totals, plan.length % CHUNK)
-        totals = full_chunks(final, totals, full)
-        totals = repeat(final, segment, totals)
-        store(dD.at[sequence, direction, channels], totals[0])
-        store(dbias.at[sequence, direction, channels], totals[1])
-        for i in range(plan.states):
-            store(dA.at[sequence, direction, i, channels], load(dA_so_far.at[i]))
-            store(dfirst.at[sequence, direction, i, channels], load(carried.at[i]))
+            plgpu.barrier_arrive_and_wait(met)
+
+            @pl.when(part == 0)
+            def _():
+                theirs = [range(first, first + count) for first in (0, CHUNK)]
+                sums = [[load(others.at[slot, p, j]) for j in some] for p in range(parts - 1) for some in theirs]
+                inputs_sum, decays_sum = (
+                    [sum(x, own_sum) for own_sum, *x in zip(mine, *sums[kind::2])] for kind, mine in enumerate(through)
+                )
+                finish(inputs_sum, decays_sum)
+
+        final = plan.chunks - 1
+        fetch(final, final % 2)
+        whole, rest = divmod(plan.length, CHUNK)
+        if rest:
+            chunk(final, rest)
+        jax.lax.fori_loop(0, whole, lambda q, _: chunk(whole - 1 - q, CHUNK), None)
+        plgpu.barrier_wait(arrived.at[part * 2 + 1])
+        for i in range(states):
+            store(dA.at[sequence, direction, part * states + i, channels], load(dA_so_far.at[part, i]))
+            store(dfirst.at[sequence, direction, part * states + i, channels], load(carried.at[part, i]))
+
+        @on_the_first_part
+        def _():
+            store(dD.at[sequence, direction, channels], load(totals.at[0]))
+            store(dbias.at[sequence, direction, channels], load(totals.at[1]))
 
     return launch(plan, kernel, outputs, scratch)(u, delta, A, B, C, dy, boundaries, *given)
 
@@ -363,6 +418,7 @@ def launch(plan, kernel, outputs, scratch):
         scratch_types=scratch,
         grid=plan.grid,
         grid_names=("sequence", "direction", "block"),
+        **({"num_threads": plan.parts, "thread_name": "part"} if plan.parts > 1 else {}),
         compiler_params=PARAMETERS,
         **({} if plan.interpret is None else {"interpret": plan.interpret}),
     )
