@@ -1,29 +1,49 @@
 """How long a multiprocessor takes for a few resident warps: their machine code, issued in order, with latencies.
 
 Counting instructions assumes that there is always a warp that can issue. A language model's shape leaves a scheduler one
-or two, which wait for what they have asked for. Here a scheduler issues one instruction a clock, from the warp that can
-go first; an instruction can go once its registers are there and its pipe is free. What each assumption costs is in the
-tables below: clocks that a warp's instruction keeps a scheduler's quarter of a pipe, and clocks until its result is
-there. Latencies are those of the microbenchmarks of Luo et al., 2024, arXiv 2402.13499, rounded up; a global load always
-misses the caches. Bandwidth of memory, the number of loads under way, and clashes of registers' banks are left out.
+warp or two, which wait for what they have asked for. Here a scheduler issues one instruction a clock, going on with a
+warp as long as that can go, else with the youngest that can. A warp goes in order: its next instruction needs its
+registers there, and room at its pipe, where four may be under way or wait. The tables say for how many clocks an
+instruction takes a scheduler's quarter of its pipe, and after how many its result is there.
+
+Assumptions: 4 clocks for arithmetic (Jia et al., 2018, arXiv 1804.06826), 32 for shared memory and 700 for every load
+from memory, as if nothing were in a cache (measured: 29 and below 700; Luo et al., 2024, arXiv 2402.13499), 24 for
+exponentials. Left out: the bandwidth of memory, clashes of registers' banks, fetching of instructions.
 """
 
+import collections
 import re
 from collections.abc import Sequence
 
+HALF_RATE = ("IADD3", "SHF", "LOP3", "LEA", "ISETP", "SEL", "PRMT", "FMNMX", "F2FP")
 PIPES = {
     "MUFU": ("exponentials", 8),
-    "LDS": ("shared memory", 4),
-    "STS": ("shared memory", 4),
-    "SHFL": ("shared memory", 4),
-    "LDG": ("memory", 4),
-    "STG": ("memory", 4),
-    **{name: ("integers", 2) for name in ("IADD3", "SHF", "LOP3", "LEA", "ISETP", "SEL", "PRMT", "FMNMX", "F2FP")},
+    **dict.fromkeys(("LDS", "STS", "SHFL"), ("shared memory", 4)),
+    **dict.fromkeys(("LDG", "STG"), ("memory", 4)),
+    **dict.fromkeys(HALF_RATE, ("integers", 2)),
 }
-"""By operation: its pipe, and the clocks for the 32 lanes; all others take the FP32 pipe for one."""
+"""By operation: its pipe, and the clocks that 32 lanes take there; all others take the FP32 pipe for one."""
+USUAL = 4
 LATENCY = {"MUFU": 24, "LDS": 32, "LDG": 700, "SHFL": 32, "BAR": 32, "SYNCS": 32}
-"""Clocks until the result is there; all others take 5."""
-NO_RESULT = {"STG", "STS", "BRA", "EXIT", "NOP", "BAR", "WARPSYNC", "BSYNC", "MEMBAR", "SYNCS", "UTMALDG", "UBLKCP"}
+"""Clocks until the result is there; all others take the usual."""
+QUEUED = 4
+"""Instructions that may be under way at a pipe or wait for it, before the next for that pipe holds its warp up."""
+MEETING = "SYNCS.ARRIVE.TRANS64.A1T0"
+"""How a warp says that it has come to where all parts of its block meet; it waits for the others there."""
+NO_RESULT = {
+    *("STG", "STS", "BRA", "EXIT", "NOP", "BAR", "WARPSYNC", "BSYNC", "MEMBAR"),
+    *("SYNCS", "UTMALDG", "UBLKCP", "NANOSLEEP"),
+}
+
+
+def passes(instruction: str) -> int:
+    """How often 32 lanes use their shared memory: 128 bits a lane take four times, unless all lanes read the same.
+
+    Reads of one address by all lanes are known by its uniform register; without one they count as differing.
+    """
+    if "STS.128" in instruction or ("LDS.128" in instruction and "UR" not in instruction):
+        return 4
+    return 1
 
 
 def registers(operand: str, width: int) -> list[str]:
@@ -35,7 +55,7 @@ def registers(operand: str, width: int) -> list[str]:
     return found
 
 
-def parsed(instruction: str, wide: float = 1.0) -> tuple[str, int, int, list[str], list[str]]:
+def parsed(instruction: str) -> tuple[str, int, int, list[str], list[str]]:
     """Reads an instruction: its pipe, clocks there, clocks until its result, what it reads and what it writes."""
     guard = re.match(r"@!?(U?P\d+)\s+", instruction)
     text = re.sub(r"^@!?U?P\w+\s+", "", instruction)
@@ -52,45 +72,46 @@ def parsed(instruction: str, wide: float = 1.0) -> tuple[str, int, int, list[str
         else:
             read += registers(operand, width if data and "[" not in operand else 1)
     pipe, clocks = PIPES.get(name, ("arithmetic", 1))
-    return pipe, round(clocks * wide), LATENCY.get(name, 5), read, written
+    latency = USUAL if name == "SYNCS" and (guard or "ARRIVE" in operation) else LATENCY.get(name, USUAL)
+    return pipe, clocks * passes(instruction), latency, read, written
 
 
-def clocks(trace: Sequence[tuple[str, float]], warps: int) -> int:
-    """Returns the clocks that a scheduler takes for some warps with one trace each.
+def clocks(trace: Sequence[str], warps: int) -> int:
+    """Returns the clocks that a scheduler takes for some warps, each with the same trace.
 
     Args:
-      trace: the instructions that a warp executes in order, each with how many times its pipe's usual clocks it takes.
+      trace: the instructions that a warp executes, in order.
       warps: how many are resident on the scheduler.
     """
-    known: dict[tuple[str, float], tuple] = {}
-    program = [known.setdefault(step, parsed(*step)) if step not in known else known[step] for step in trace]
+    known = {instruction: parsed(instruction) for instruction in set(trace)}
+    program = [known[instruction] for instruction in trace]
+    meets = [MEETING in instruction for instruction in trace]
     ready: list[dict[str, int]] = [{} for _ in range(warps)]
-    free: dict[str, int] = {}
-    at, next_issue, now = [0] * warps, [0] * warps, 0
+    queues: dict[str, collections.deque[int]] = {}
+    at, free, meetings = [0] * warps, [0] * warps, [0] * warps
+    now = last = 0
 
     def can_go(warp):
         pipe, _, _, read, written = program[at[warp]]
-        there = ready[warp]
-        return max(next_issue[warp], free.get(pipe, 0), *(there.get(x, 0) for x in (*read, *written)), 0)
+        there, queue = ready[warp], queues.get(pipe, ())
+        room = queue[0] if len(queue) == QUEUED else 0
+        return max(free[warp], room, *(there.get(x, 0) for x in read), *(there.get(x, 0) for x in written), now)
 
     active = list(range(warps))
-    times = [can_go(warp) for warp in active]
     while active:
-        warp = min(active, key=lambda w: (max(times[w], now), w))
-        start = max(can_go(warp), now)
-        if start > max(times[warp], now):
-            times[warp] = start
-            continue
-        pipe, busy, latency, _, written = program[at[warp]]
+        waiting = [w for w in active if meetings[w] == min(meetings[v] for v in active)]
+        start, _, warp = min((can_go(w), w != last, -w) for w in waiting)
+        last = warp = -warp
+        pipe, busy, latency, read, written = program[at[warp]]
+        queue = queues.setdefault(pipe, collections.deque(maxlen=QUEUED))
+        begins = max(start, queue[-1] if queue else 0)
+        queue.append(begins + busy)
         for name in written:
-            ready[warp][name] = start + latency
-        free[pipe] = start + busy
+            ready[warp][name] = begins + latency
         now = start + 1
-        waits = latency if not written and latency > 5 else 1
-        next_issue[warp] = start + waits
+        free[warp] = start + (latency if not written and latency > USUAL else 1)
+        meetings[warp] += meets[at[warp]]
         at[warp] += 1
         if at[warp] == len(program):
             active.remove(warp)
-        else:
-            times[warp] = can_go(warp)
-    return now
+    return max(now, *(queue[-1] for queue in queues.values()))

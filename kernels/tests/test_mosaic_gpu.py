@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bdgf_kernels import compatibility, selective_scan, selective_scan_2d
-from bdgf_kernels.selective_scan import mosaic_gpu
+from bdgf_kernels.selective_scan import mosaic_gpu, tuning
+from bdgf_kernels.selective_scan.call import Sizes
 from scan_oracle import Case, arguments, assert_close, measured, truth
 
 needs_new_jax = pytest.mark.skipif(not compatibility.HAS_MOSAIC_GPU, reason="the kernels need jax 0.11 or newer")
@@ -26,12 +27,28 @@ CASES = [
     Case(b=2, l=19, d=128, n=4, softplus=True, optional=("D", "z", "delta_bias", "initial_state")),
     Case(b=1, l=17, d=200, n=3, dtype="bfloat16", softplus=True, reverse=True, optional=("D", "delta_bias")),
     Case(b=1, l=16, d=256, n=4, g=2, optional=("initial_state",)),
+    Case(b=1, l=37, d=128, n=8, softplus=True, optional=("D", "delta_bias", "initial_state")),
 ]
 
 
 @needs_new_jax
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_state_and_every_gradient_are_the_oracles(case, interpreted):
+    check(case)
+
+
+@needs_new_jax
+@pytest.mark.parametrize("length", [24, 37])
+def test_calls_that_fill_the_chip_are_walked_otherwise_with_the_same_result(length, interpreted):
+    case = Case(b=1, l=length, d=128, n=8, softplus=True, reverse=True, optional=("D", "delta_bias"))
+    alone, crowded = (mosaic_gpu.defaults(Sizes(b, case.l, case.d, 1, 1, case.n)) for b in (1, 1000))
+    assert (alone["parts"], crowded["parts"]) == (2, 1)
+    with tuning.trying(crowded):
+        check(case)
+
+
+def check(case):
+    """Compares a call and its gradients with the oracle."""
     arrays = arguments(case)
     random = np.random.default_rng(1)
     dy = jnp.asarray(random.standard_normal((case.b, case.l, case.d)), jnp.float32).astype(case.dtype)
@@ -46,8 +63,7 @@ def test_outputs_state_and_every_gradient_are_the_oracles(case, interpreted):
 
 @needs_new_jax
 def test_a_long_sequence_is_staged_in_segments(interpreted, monkeypatch):
-    monkeypatch.setattr(mosaic_gpu, "STAGED_AT_ONCE", 1)
-    monkeypatch.setattr(mosaic_gpu, "STAGED_IN_TURN", 2)
+    monkeypatch.setattr(mosaic_gpu, "STAGED_ALONE", 2)
     arrays = arguments(Case(b=1, l=70, d=128, n=4))
     loss = lambda x, name: (selective_scan(**x, implementation=name) ** 2).sum()
     got, want = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(arrays, n) for n in ("mosaic_gpu", "chunked"))
@@ -98,7 +114,7 @@ def test_an_older_jax_is_refused_with_the_version_that_is_needed():
 
 @needs_new_jax
 def test_the_kernels_softplus_is_right_to_3e_6_of_itself_from_1e_7_up():
-    from bdgf_kernels.selective_scan import mosaic_gpu_kernels as kernels
+    from bdgf_kernels.selective_scan import mosaic_gpu_plan as kernels
 
     x = np.linspace(-16.0, 80.0, 100_001)
     got = kernels.LN2 * kernels.step_size(types.SimpleNamespace(softplus=True), jnp.asarray(x, jnp.float32), 0.0)
