@@ -1,8 +1,8 @@
 """How long a multiprocessor takes for a few resident warps: their machine code, issued in order, with latencies.
 
-Counting instructions assumes that there is always a warp that can issue. A language model's shape leaves a scheduler one
-warp or two, which wait for what they have asked for. Here a scheduler issues one instruction a clock, going on with a
-warp as long as that can go, else with the youngest that can. A warp goes in order: its next instruction needs its
+Counting instructions assumes that there is always a warp that can issue. A language model's shape leaves a scheduler
+one warp or two, which wait for what they have asked for. Here a scheduler issues one instruction a clock, going on with
+a warp as long as that can go, else with the youngest that can. A warp goes in order: its next instruction needs its
 registers there, and room at its pipe, where four may be under way or wait. The tables say for how many clocks an
 instruction takes a scheduler's quarter of its pipe, and after how many its result is there.
 
@@ -36,14 +36,33 @@ NO_RESULT = {
 }
 
 
-def passes(instruction: str) -> int:
-    """How often 32 lanes use their shared memory: 128 bits a lane take four times, unless all lanes read the same.
+DIFFERS = " from lane to lane"
+"""Marks a read whose address is not the same for all lanes."""
 
-    Reads of one address by all lanes are known by its uniform register; without one they count as differing.
-    """
-    if "STS.128" in instruction or ("LDS.128" in instruction and "UR" not in instruction):
-        return 4
-    return 1
+
+def marked(trace: Sequence[str]) -> list[str]:
+    """Marks the wide reads of shared memory whose address depends on the thread, followed from its index on."""
+    known = {instruction: parsed(instruction) for instruction in set(trace)}
+    own: set[str] = set()
+    result = []
+    for instruction in trace:
+        *_, read, written = known[instruction]
+        depends = any(x in own for x in read)
+        result.append(instruction + DIFFERS if "LDS.128" in instruction and depends else instruction)
+        if "SR_TID" in instruction or "SR_LANEID" in instruction or re.search(r"\b(LDG|LDS)\.", instruction):
+            depends = True
+        elif "SHFL.IDX" in instruction or instruction.startswith("@"):
+            # One lane's value for all; or perhaps not written, so that what was there stays.
+            depends = depends and "SHFL.IDX" not in instruction
+            if instruction.startswith("@") and not depends:
+                continue
+        (own.update if depends else own.difference_update)(written)
+    return result
+
+
+def passes(instruction: str) -> int:
+    """How often 32 lanes use their shared memory: 128 bits a lane take four times, unless all lanes read the same."""
+    return 4 if "STS.128" in instruction or instruction.endswith(DIFFERS) else 1
 
 
 def registers(operand: str, width: int) -> list[str]:
@@ -61,6 +80,7 @@ def parsed(instruction: str) -> tuple[str, int, int, list[str], list[str]]:
     text = re.sub(r"^@!?U?P\w+\s+", "", instruction)
     operation, _, rest = text.partition(" ")
     name = operation.split(".")[0]
+    rest = rest.removesuffix(DIFFERS)
     operands = [x for x in rest.split(",") if x.strip()]
     width = 4 if ".128" in operation else 2 if ".64" in operation or ".WIDE" in operation else 1
     written, read = [], [guard.group(1)] if guard else []
@@ -102,7 +122,7 @@ def clocks(trace: Sequence[str], warps: int) -> int:
         waiting = [w for w in active if meetings[w] == min(meetings[v] for v in active)]
         start, _, warp = min((can_go(w), w != last, -w) for w in waiting)
         last = warp = -warp
-        pipe, busy, latency, read, written = program[at[warp]]
+        pipe, busy, latency, _, written = program[at[warp]]
         queue = queues.setdefault(pipe, collections.deque(maxlen=QUEUED))
         begins = max(start, queue[-1] if queue else 0)
         queue.append(begins + busy)

@@ -1,9 +1,9 @@
 """What mamba_ssm's CUDA kernels cost, counted as ours are: recorded numbers, and a way to count them again.
 
 mamba_ssm 2.3.2.post1, its `selective_scan_cuda` extension built for sm_90, bfloat16, 16 states, no z. Counted from
-nvdisasm of that code: the innermost loop that holds the exponentials, as often as it runs for the sequence's length, and
-all that is outside it once; over the elements (b, l, d, n) of a thread. The blocks are those that its launcher picks:
-32 threads of 4 steps up to L = 128, 128 threads of 16 steps at L = 2048. The times are those of the model in
+nvdisasm of that code: the innermost loop that holds the exponentials, as often as it runs for the sequence's length,
+and all that is outside it once; over the elements (b, l, d, n) of a thread. The blocks are those that its launcher
+picks: 32 threads of 4 steps at L = 121, 128 threads of 16 steps at L = 2048. The times are those of the model in
 `static_cost.py` without latencies, which flatters them.
 
 `python -m benchmarks.mamba_ssm_cost FILE` disassembles a cubin, or, with cuobjdump at hand, a built extension, and

@@ -5,11 +5,12 @@ chunk. Divided by the l n elements of a thread's channel that gives thread-instr
 parts of a block share a channel, all of them count. Waiting for a copy is counted once. "forward" is the call alone,
 "forward_for_gradients" also writes the state at every 16th step, which "backward" reads.
 
-The model is the slowest of the pipes at 1.755 GHz on 132 multiprocessors: 128 instructions issued, 16 exponentials and 32
-lanes of shared memory a clock (128-bit accesses that differ from lane to lane take four), and 3.35 TB/s. It knows no
-latency, as mamba_ssm's numbers (`mamba_ssm_cost.py`) do not. Where a call has too few blocks to fill the chip, that would
-flatter: there a multiprocessor's warps are also followed instruction by instruction (`issue_model.py`), and the slower
-of both counts. For the other shapes that time is given beside the model's, as `milliseconds_with_latency`.
+The model is the slowest of the pipes at 1.755 GHz on 132 multiprocessors: 128 instructions issued, 16 exponentials and
+32 lanes of shared memory a clock (128-bit accesses that differ from lane to lane take four), and 3.35 TB/s. It knows no
+latency, as mamba_ssm's numbers (`mamba_ssm_cost.py`) do not. Where a call has no more blocks than the chip has
+multiprocessors, that would flatter: there a multiprocessor's warps are also followed instruction by instruction
+(`issue_model.py`), and the slower of both counts. For the other shapes that time stands beside the model's, as
+`modelled_milliseconds_with_latency`.
 """
 
 import argparse
@@ -168,7 +169,7 @@ def costs(kind: str, text: str, plan, folder: pathlib.Path) -> dict:
     from bdgf_kernels.selective_scan.mosaic_gpu_plan import bytes_of
 
     used, code = deviceless.assemble(text, folder)
-    steps = trace(code, reckoned(kind, plan))
+    steps = issue_model.marked(trace(code, reckoned(kind, plan)))
     counts = collections.Counter(map(name, steps))
     parts = plan.parts if kind == "backward" else 1
     each = {operation: count * parts / (plan.length * plan.states) for operation, count in counts.items()}

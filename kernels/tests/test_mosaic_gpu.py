@@ -16,9 +16,7 @@ needs_new_jax = pytest.mark.skipif(not compatibility.HAS_MOSAIC_GPU, reason="the
 
 @pytest.fixture
 def interpreted():
-    from jax.experimental.pallas import mosaic_gpu as plgpu
-
-    with mosaic_gpu.interpreted(plgpu.InterpretGPUParams(detect_races=True)):
+    with mosaic_gpu.rehearsal():
         yield
 
 
@@ -174,3 +172,13 @@ def test_the_default_works_inside_shard_map_with_gradients_of_what_devices_share
     spread = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(specs,), out_specs=specs))
     got, want = spread(arrays), jax.jit(gradients)(arrays)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_measured_numbers_serve_calls_that_differ_in_the_batch_alone(monkeypatch):
+    rows = [{"sizes": Sizes(b, 121, 128, 1, 1, 16)._asdict(), "choice": {"unroll": b}} for b in (64, 1024)]
+    monkeypatch.setattr(tuning.compatibility, "accelerator", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(tuning, "table", {"NVIDIA H100 80GB HBM3": {"mosaic_gpu": rows}}.get)
+    assert tuning.tuned("mosaic_gpu", Sizes(100, 121, 128, 1, 1, 16)) == {"unroll": 64}
+    assert tuning.tuned("mosaic_gpu", Sizes(900, 121, 128, 1, 1, 16)) == {"unroll": 1024}
+    assert tuning.tuned("mosaic_gpu", Sizes(900, 122, 128, 1, 1, 16)) == {}
+    assert tuning.tuned("triton", Sizes(900, 121, 128, 1, 1, 16)) == {}

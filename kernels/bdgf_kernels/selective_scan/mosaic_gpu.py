@@ -46,6 +46,13 @@ def interpreted(parameters: object) -> Iterator[None]:
         interpreter = before
 
 
+def rehearsal() -> contextlib.AbstractContextManager[None]:
+    """Runs calls without a GPU, by the interpreter that finds races."""
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    return interpreted(plgpu.InterpretGPUParams(detect_races=True))
+
+
 def supports(operands: Operands, options: Options) -> str | None:
     """Says why a call can't be served."""
     del options
@@ -109,7 +116,7 @@ def run(
 def defaults(size: Sizes) -> dict[str, int]:
     """What the kernels run with where nothing has been measured, as counted by `benchmarks/static_cost.py`.
 
-    `unroll`: steps that the forward kernel loads at once; 4 leave room for four blocks a multiprocessor, 6 keep one
+    `unroll`: steps that the forward kernel loads at once; 4 leave room for four blocks a multiprocessor, 7 keep one
     warp a scheduler busy. `unroll_for_gradients`: the same where it writes the state at every 16th step. `staged`: the
     steps over 16 of B and C in its shared memory. `parts`: warpgroups that share the states going backward.
     """
@@ -117,7 +124,7 @@ def defaults(size: Sizes) -> dict[str, int]:
     most = STAGED_ALONE if few else STAGED
     chunks = -(-size.l // 16)
     return {
-        "unroll": 6 if few else 4,
+        "unroll": 7 if few else 4,
         "unroll_for_gradients": 8 if few else 4,
         "staged": -(-chunks // -(-chunks // most)),
         "parts": 2 if few and size.n > STATES_MULTIPLE and chunks > 1 else 1,

@@ -1,4 +1,4 @@
-"""The backward kernel: chunks of 16 steps from the last one on, whose states are recomputed from the one before them."""
+"""The backward kernel: chunks of 16 steps from the last one on, whose states are recomputed from the one before."""
 
 import jax
 import jax.numpy as jnp

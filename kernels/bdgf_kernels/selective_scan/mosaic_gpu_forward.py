@@ -21,7 +21,6 @@ from bdgf_kernels.selective_scan.mosaic_gpu_plan import (
     zero,
 )
 
-
 COPIED = 256
 """The most steps that one asynchronous copy takes."""
 
@@ -112,7 +111,7 @@ def walk(plan, refs, *, B, C, arrived):
         return inputs, tuple(load(refs.delta.at[sequence, row, own]) for row in rows)
 
     def several(first, place, states, loaded):
-        """A few steps, the first of which has its B and C at `place`; a step's decays come before the step before it."""
+        """A few steps, the first of which has its B and C at `place`; decays are worked out a step ahead."""
         inputs, raws = loaded
         sizes = [step_size(plan, raw, shift) for raw in raws]
         decays = [[jnp.exp2(sizes[0] * rate) for rate in rates]]

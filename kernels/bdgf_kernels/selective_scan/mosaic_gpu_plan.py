@@ -97,9 +97,9 @@ def zero():
 def step_size(plan, raw, shift):
     """The step size over ln 2, so that 2^(step A) is the decay, from delta and the bias over ln 2.
 
-    softplus(x) / ln 2 = max(t, 0) + log2(1 + e) with t = x / ln 2 and e = 2^-|t|. A polynomial serves for the logarithm:
-    the exponential unit, which would also have to take it, is what bounds the forward pass, and log2(1 + e) itself
-    rounds a small e away.
+    softplus(x) / ln 2 = max(t, 0) + log2(1 + e) with t = x / ln 2 and e = 2^-|t|. A polynomial serves for the
+    logarithm: the exponential unit, which would also have to take it, is what bounds the forward pass, and
+    log2(1 + e) itself rounds a small e away.
     """
     t = raw * LOG2E + shift
     if not plan.softplus:
