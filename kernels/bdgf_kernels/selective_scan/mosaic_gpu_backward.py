@@ -105,18 +105,25 @@ def backward(plan, operands, boundaries, dy, dlast):
             window = boundaries.at[sequence, direction, c, mine, channels]
             plgpu.copy_gmem_to_smem(window, before.at[part, slot], there)
 
-        def chunk(c, count):
+        def read(c, count=CHUNK):
+            """Loads delta, u and dy of a chunk."""
+            rows = [plan.row(direction, c * CHUNK + j) for j in range(count)]
+            raws = tuple(load(delta.at[sequence, row, own]) for row in rows)
+            inputs = tuple(load(u.at[sequence, row, channels]) for row in rows)
+            return raws, inputs, tuple(load(dy.at[sequence, row, channels]) for row in rows)
+
+        def chunk(c, loaded, count=CHUNK):
+            raws, inputs, douts = read(c, count) if loaded is None else loaded
             slot = c % 2
             # The first chunk, which comes last, fetches itself once more: cheaper than to ask whether there is another.
-            fetch(jnp.maximum(c - 1, 0), 1 - slot)
+            following = jnp.maximum(c - 1, 0)
+            fetch(following, 1 - slot)
             rows = [plan.row(direction, c * CHUNK + j) for j in range(count)]
-            steps = [step_size(plan, load(delta.at[sequence, row, own]), shift) for row in rows]
-            inputs = [load(u.at[sequence, row, channels]) for row in rows]
+            steps = [step_size(plan, raw, shift) for raw in raws]
             if held is not None:
                 for j, x in enumerate(inputs):
                     store(held.at[part, j], x)
             added = [step * x for step, x in zip(steps, inputs)]
-            douts = [load(dy.at[sequence, row, channels]) for row in rows]
             plgpu.barrier_wait(arrived.at[part * 2 + slot])
 
             def a_state(i, column, through):
@@ -156,6 +163,10 @@ def backward(plan, operands, boundaries, dy, dlast):
             nothing = tuple(zero() for _ in range(count))
             through = repeat(states // channel_sums.STATES, four_states, (nothing, nothing))
 
+            # Not before: while the states are walked there are no registers for it. Nor are there where the block does
+            # not share its states; other blocks fill in while it waits.
+            later = read(following) if parts > 1 else None
+
             def finish(through_input, through_decay):
                 dD_sum, dbias_sum = load(totals.at[0]), load(totals.at[1])
                 # Registers are scarce while the states are walked: u is read once more, from where it is nearest.
@@ -173,7 +184,8 @@ def backward(plan, operands, boundaries, dy, dlast):
                 store(totals.at[1], dbias_sum)
 
             if parts == 1:
-                return finish(*through)
+                finish(*through)
+                return later
 
             # Parts leave their sums to the first; no part can be two chunks ahead of another and write here again.
             @pl.when(part > 0)
@@ -193,12 +205,13 @@ def backward(plan, operands, boundaries, dy, dlast):
                 )
                 finish(inputs_sum, decays_sum)
 
+            return later
+
         final = plan.chunks - 1
         fetch(final, final % 2)
         whole, rest = divmod(plan.length, CHUNK)
-        if rest:
-            chunk(final, rest)
-        jax.lax.fori_loop(0, whole, lambda q, _: chunk(whole - 1 - q, CHUNK), None)
+        loaded = chunk(final, None, rest) if rest else read(final) if parts > 1 else None
+        jax.lax.fori_loop(0, whole, lambda q, loaded: chunk(whole - 1 - q, loaded), loaded)
         plgpu.barrier_wait(arrived.at[part * 2 + 1])
         for i in range(states):
             store(dA.at[sequence, direction, part * states + i, channels], load(dA_so_far.at[part, i]))

@@ -44,7 +44,7 @@ def test_the_kernels_are_as_lean_as_they_were(counted, kind, instructions, warps
 
 
 @needs_compiler
-@pytest.mark.parametrize(("kind", "speedup"), [("forward", 2.0), ("backward", 1.65)])
+@pytest.mark.parametrize(("kind", "speedup"), [("forward", 2.0), ("backward", 1.8)])
 def test_a_language_models_shape_is_faster_too_with_every_latency_counted(counted, kind, speedup):
     assert counted[kind]["other_shapes"]["lm_2048"]["bound_by"] == "latency"
     assert counted[kind]["modelled_speedup"]["lm_2048"] >= speedup
@@ -82,7 +82,7 @@ def test_arithmetic_waits_for_its_operands_and_a_second_warp_fills_in():
 
 
 def test_exponentials_queue_at_their_unit():
-    assert issue_model.clocks([f"MUFU.EX2 R{i}, R0" for i in range(100)], 1) == pytest.approx(800, abs=10)
+    assert issue_model.clocks([f"MUFU.EX2 R{i}, R0" for i in range(100)], 1) == pytest.approx(800, abs=30)
 
 
 def test_a_read_at_an_address_of_the_threads_own_takes_four_passes():
