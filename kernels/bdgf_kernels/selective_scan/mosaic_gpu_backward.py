@@ -183,13 +183,13 @@ def backward(plan, operands, boundaries, dy, dlast):
                 store(totals.at[0], dD_sum)
                 store(totals.at[1], dbias_sum)
 
-            if parts == 1:
+            if others is None or met is None:
                 finish(*through)
                 return later
 
             # Parts leave their sums to the first; no part can be two chunks ahead of another and write here again.
             @pl.when(part > 0)
-            def _():
+            def _(others=others):
                 for j in range(count):
                     store(others.at[slot, part - 1, j], through[0][j])
                     store(others.at[slot, part - 1, CHUNK + j], through[1][j])
@@ -197,7 +197,7 @@ def backward(plan, operands, boundaries, dy, dlast):
             plgpu.barrier_arrive_and_wait(met)
 
             @pl.when(part == 0)
-            def _():
+            def _(others=others):
                 theirs = [range(first, first + count) for first in (0, CHUNK)]
                 sums = [[load(others.at[slot, p, j]) for j in some] for p in range(parts - 1) for some in theirs]
                 inputs_sum, decays_sum = (

@@ -60,9 +60,11 @@ def forward(plan, operands, *, keep_boundaries, final_state):
 
     def kernel(u, delta, A, B_all, C_all, *refs, **scratch):
         refs = list(refs)
-        optional = [refs.pop(0) if x is not None else None for x in (D, bias, first)]
-        results = (refs.pop(0), refs.pop(0) if keep_boundaries else None, refs.pop(0) if final_state else None)
-        walk(plan, Refs(u, delta, A, B_all, C_all, *optional, *results), **scratch)
+        D_, bias_, first_ = (refs.pop(0) if x is not None else None for x in (D, bias, first))
+        y = refs.pop(0)
+        boundaries = refs.pop(0) if keep_boundaries else None
+        last = refs.pop(0) if final_state else None
+        walk(plan, Refs(u, delta, A, B_all, C_all, D_, bias_, first_, y, boundaries, last), **scratch)
 
     results = list(launch(plan, kernel, outputs, shared(plan))(u, delta, A, B, C, *given))
     y = results.pop(0)

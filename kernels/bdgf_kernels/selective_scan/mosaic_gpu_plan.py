@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from bdgf_kernels.selective_scan.call import Order
@@ -145,4 +146,4 @@ def bytes_of(scratch) -> int:
     """Adds up what a kernel asks for of a multiprocessor's shared memory: float32 arrays, and 8 bytes a barrier."""
     barriers = [x for x in scratch.values() if isinstance(x, plgpu.Barrier)]
     arrays = [x for x in scratch.values() if not isinstance(x, plgpu.Barrier)]
-    return 4 * sum(math.prod(x.shape) for x in arrays) + 8 * sum(math.prod(x.num_barriers) for x in barriers)
+    return 4 * sum(math.prod(x.shape) for x in arrays) + 8 * sum(int(np.prod(x.num_barriers)) for x in barriers)
