@@ -36,3 +36,9 @@ def weakest_gpu() -> float | None:
     except RuntimeError:
         return None
     return min(float(device.compute_capability) for device in devices)
+
+
+def accelerator() -> str | None:
+    """Returns the kind of this machine's first accelerator, None where it has none."""
+    device = jax.local_devices()[0]
+    return None if device.platform == "cpu" else device.device_kind

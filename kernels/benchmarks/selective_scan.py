@@ -22,8 +22,13 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def arguments(shape, dtype):
-    """Random arguments with softplus, bias and D, as a Mamba layer calls the scan."""
+    """Random arguments of a named shape."""
     b, length, d, n, _ = SHAPES[shape]
+    return random_arguments(b, length, d, n, dtype)
+
+
+def random_arguments(b, length, d, n, dtype):
+    """Random arguments with softplus, bias and D, as a Mamba layer calls the scan."""
     keys = iter(jax.random.split(jax.random.key(0), 8))
     normal = lambda *axes: jax.random.normal(next(keys), axes)
     rows = {"u": normal(b, length, d), "delta": normal(b, length, d) - 2.0}

@@ -1,11 +1,14 @@
 """The Mosaic GPU kernels under the race-detecting interpreter, which simulates memory, copies, barriers, threads."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from bdgf_kernels import compatibility, selective_scan, selective_scan_2d
-from bdgf_kernels.selective_scan import mosaic_gpu
+from bdgf_kernels.selective_scan import mosaic_gpu, tuning
+from bdgf_kernels.selective_scan.call import Sizes
 from scan_oracle import Case, arguments, assert_close, measured, truth
 
 needs_new_jax = pytest.mark.skipif(not compatibility.HAS_MOSAIC_GPU, reason="the kernels need jax 0.11 or newer")
@@ -13,9 +16,7 @@ needs_new_jax = pytest.mark.skipif(not compatibility.HAS_MOSAIC_GPU, reason="the
 
 @pytest.fixture
 def interpreted():
-    from jax.experimental.pallas import mosaic_gpu as plgpu
-
-    with mosaic_gpu.interpreted(plgpu.InterpretGPUParams(detect_races=True)):
+    with mosaic_gpu.rehearsal():
         yield
 
 
@@ -24,12 +25,28 @@ CASES = [
     Case(b=2, l=19, d=128, n=4, softplus=True, optional=("D", "z", "delta_bias", "initial_state")),
     Case(b=1, l=17, d=200, n=3, dtype="bfloat16", softplus=True, reverse=True, optional=("D", "delta_bias")),
     Case(b=1, l=16, d=256, n=4, g=2, optional=("initial_state",)),
+    Case(b=1, l=37, d=128, n=8, softplus=True, optional=("D", "delta_bias", "initial_state")),
 ]
 
 
 @needs_new_jax
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_state_and_every_gradient_are_the_oracles(case, interpreted):
+    check(case)
+
+
+@needs_new_jax
+@pytest.mark.parametrize("length", [24, 37])
+def test_calls_that_fill_the_chip_are_walked_otherwise_with_the_same_result(length, interpreted):
+    case = Case(b=1, l=length, d=128, n=8, softplus=True, reverse=True, optional=("D", "delta_bias"))
+    alone, crowded = (mosaic_gpu.defaults(Sizes(b, case.l, case.d, 1, 1, case.n)) for b in (1, 1000))
+    assert (alone["parts"], crowded["parts"]) == (2, 1)
+    with tuning.trying(crowded):
+        check(case)
+
+
+def check(case):
+    """Compares a call and its gradients with the oracle."""
     arrays = arguments(case)
     random = np.random.default_rng(1)
     dy = jnp.asarray(random.standard_normal((case.b, case.l, case.d)), jnp.float32).astype(case.dtype)
@@ -44,8 +61,7 @@ def test_outputs_state_and_every_gradient_are_the_oracles(case, interpreted):
 
 @needs_new_jax
 def test_a_long_sequence_is_staged_in_segments(interpreted, monkeypatch):
-    monkeypatch.setattr(mosaic_gpu, "STAGED_AT_ONCE", 1)
-    monkeypatch.setattr(mosaic_gpu, "STAGED_IN_TURN", 2)
+    monkeypatch.setattr(mosaic_gpu, "STAGED_ALONE", 2)
     arrays = arguments(Case(b=1, l=70, d=128, n=4))
     loss = lambda x, name: (selective_scan(**x, implementation=name) ** 2).sum()
     got, want = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(arrays, n) for n in ("mosaic_gpu", "chunked"))
@@ -95,25 +111,35 @@ def test_an_older_jax_is_refused_with_the_version_that_is_needed():
 
 
 @needs_new_jax
-def test_every_thread_adds_up_the_row_of_its_own_term():
-    from bdgf_kernels.selective_scan import channel_sums as sums
+def test_the_kernels_softplus_is_right_to_3e_6_of_itself_from_1e_7_up():
+    from bdgf_kernels.selective_scan import mosaic_gpu_plan as kernels
 
-    random = np.random.default_rng(0)
-    terms = random.standard_normal((sums.TERMS, sums.WARPS, sums.WARP))
-    memory = np.full(sums.WARPS * sums.TERMS * sums.STRIDE, np.nan)
-    term, warp, lane = np.indices(terms.shape)
-    memory[sums.written(warp, lane, term)] = terms
-    warp, lane, quarter, place = np.indices((sums.WARPS, sums.WARP, 8, 4))
-    read = memory[sums.read(warp, lane, quarter) + place]
-    np.testing.assert_allclose(read.sum((2, 3)), terms.sum(2).T, rtol=1e-12)
+    x = np.linspace(-16.0, 80.0, 100_001)
+    got = kernels.LN2 * kernels.step_size(types.SimpleNamespace(softplus=True), jnp.asarray(x, jnp.float32), 0.0)
+    np.testing.assert_allclose(got, np.logaddexp(0.0, x.astype(np.float32).astype(np.float64)), rtol=3e-6)
 
 
 @needs_new_jax
-def test_eight_neighbouring_threads_read_from_banks_of_their_own():
+def test_every_thread_adds_four_columns_up_over_its_warp():
+    from bdgf_kernels.selective_scan import channel_sums as sums
+
+    random = np.random.default_rng(0)
+    terms = random.standard_normal((sums.WARPS, sums.WARP, sums.COLUMNS))
+    memory = np.full(sums.WARPS * sums.WARP * sums.STRIDE, np.nan)
+    memory[sums.written(*np.indices(terms.shape))] = terms
+    warp, lane, place, row = np.indices((sums.WARPS, sums.WARP, 4, sums.WARP))
+    read = memory[sums.read(warp, lane, row) + place]
+    np.testing.assert_allclose(read.sum(3).ravel(), terms.sum(1).ravel(), rtol=1e-9)
+
+
+@needs_new_jax
+@pytest.mark.parametrize("access", ["written", "read"])
+def test_eight_neighbouring_threads_meet_banks_of_their_own(access):
     from bdgf_kernels.selective_scan import channel_sums as sums
 
     for start in range(0, sums.WARP, 8):
-        words = sums.read(0, np.arange(start, start + 8)[:, None], 3) + np.arange(4)
+        words = getattr(sums, access)(0, np.arange(start, start + 8)[:, None], 12) + np.arange(4)
+        assert (words[:, 0] % 4 == 0).all()
         assert len(set((words % 32).ravel())) == 32
 
 
@@ -146,3 +172,13 @@ def test_the_default_works_inside_shard_map_with_gradients_of_what_devices_share
     spread = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(specs,), out_specs=specs))
     got, want = spread(arrays), jax.jit(gradients)(arrays)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_measured_numbers_serve_calls_that_differ_in_the_batch_alone(monkeypatch):
+    rows = [{"sizes": Sizes(b, 121, 128, 1, 1, 16)._asdict(), "choice": {"unroll": b}} for b in (64, 1024)]
+    monkeypatch.setattr(tuning.compatibility, "accelerator", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(tuning, "table", {"NVIDIA H100 80GB HBM3": {"mosaic_gpu": rows}}.get)
+    assert tuning.tuned("mosaic_gpu", Sizes(100, 121, 128, 1, 1, 16)) == {"unroll": 64}
+    assert tuning.tuned("mosaic_gpu", Sizes(900, 121, 128, 1, 1, 16)) == {"unroll": 1024}
+    assert tuning.tuned("mosaic_gpu", Sizes(900, 122, 128, 1, 1, 16)) == {}
+    assert tuning.tuned("triton", Sizes(900, 121, 128, 1, 1, 16)) == {}

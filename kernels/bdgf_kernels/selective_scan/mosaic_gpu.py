@@ -14,6 +14,7 @@ transposed in memory. B and C, smaller by n / d, are brought into visiting order
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -21,13 +22,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bdgf_kernels import compatibility
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_step, sizes
+from bdgf_kernels.selective_scan import tuning
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, by_step, sizes
 
 HOPPER = 9.0
 STATES_MULTIPLE = 4
 MOST_STATES = 16
-STAGED_AT_ONCE = 20
-STAGED_IN_TURN = 16
+PROCESSORS = 132
+STAGED, STAGED_ALONE = 26, 100
+LOG2E, LN2 = math.log2(math.e), math.log(2.0)
 
 interpreter = None
 
@@ -41,6 +44,13 @@ def interpreted(parameters: object) -> Iterator[None]:
         yield
     finally:
         interpreter = before
+
+
+def rehearsal() -> contextlib.AbstractContextManager[None]:
+    """Runs calls without a GPU, by the interpreter that finds races."""
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    return interpreted(plgpu.InterpretGPUParams(detect_races=True))
 
 
 def supports(operands: Operands, options: Options) -> str | None:
@@ -103,19 +113,48 @@ def run(
     return launch(options, own_delta, interpret, (u, delta, A, B, C, D, bias, first), keep_boundaries=False)[0]
 
 
-def planned(options, own_delta, interpret, u, B):
+def defaults(size: Sizes) -> dict[str, int]:
+    """What the kernels run with where nothing has been measured, as counted by `benchmarks/static_cost.py`.
+
+    `unroll`: steps that the forward kernel loads at once; 4 leave room for four blocks a multiprocessor, 7 keep one
+    warp a scheduler busy. `unroll_for_gradients`: the same where it writes the state at every 16th step. `staged`: the
+    steps over 16 of B and C in its shared memory. `parts`: warpgroups that share the states going backward.
+    """
+    few = size.b * size.k * -(-size.d // 128) <= PROCESSORS
+    most = STAGED_ALONE if few else STAGED
+    chunks = -(-size.l // 16)
+    return {
+        "unroll": 7 if few else 4,
+        "unroll_for_gradients": 8 if few else 4,
+        "staged": -(-chunks // -(-chunks // most)),
+        "parts": 2 if few and size.n > STATES_MULTIPLE and chunks > 1 else 1,
+    }
+
+
+def candidates(size: Sizes) -> list[dict[str, int]]:
+    """What the tuner tries: the default, and every change of one or both of the numbers that matter most."""
+    usual = defaults(size)
+    tried = [usual | {"unroll": unroll, "parts": parts} for unroll in (4, 6, 8) for parts in (1, 2)]
+    return [usual, *(choice for choice in tried if choice != usual)]
+
+
+def planned(options, own_delta, interpret, u, B, *, keep_boundaries=False):
     """Gathers what the kernels have to know."""
-    from bdgf_kernels.selective_scan import mosaic_gpu_kernels as kernels
+    from bdgf_kernels.selective_scan.mosaic_gpu_plan import Plan
 
     b, length, d = u.shape
-    chunks = -(-length // kernels.CHUNK)
-    return kernels, kernels.Plan(
+    groups, n = B.shape[-2:]
+    size = Sizes(b, length, d, len(options.orders), groups, n)
+    knobs = defaults(size) | tuning.tuned("mosaic_gpu", size)
+    return Plan(
         batch=b,
         length=length,
         channels=d,
-        states=B.shape[-1],
-        groups=B.shape[-2],
-        staged=chunks if chunks <= STAGED_AT_ONCE else STAGED_IN_TURN,
+        states=n,
+        groups=groups,
+        staged=knobs["staged"],
+        unroll=knobs["unroll_for_gradients" if keep_boundaries else "unroll"],
+        parts=knobs["parts"] if n % (knobs["parts"] * STATES_MULTIPLE) == 0 else 1,
         orders=options.orders,
         own_delta=own_delta,
         softplus=options.delta_softplus,
@@ -123,28 +162,27 @@ def planned(options, own_delta, interpret, u, B):
     )
 
 
-def in_chunks(x: Float[Array, "l k b g n"], plan) -> Float[Array, "b k g c s n"]:
-    """Cuts B or C into the chunks of whole segments, zero past the last step."""
-    length, k, b, g, n = x.shape
-    count = plan.segments * plan.staged
-    x = jnp.pad(x, ((0, count * 16 - length), *((0, 0),) * 4))
-    return jnp.moveaxis(x.reshape(count, 16, k, b, g, n), (3, 2, 4), (0, 1, 2))
+def in_segments(x: Float[Array, "l k b g n"], plan) -> Float[Array, "b k g s n"]:
+    """Puts steps last but one, in whole segments: zero past the last step."""
+    steps = plan.segments * plan.staged * 16
+    x = jnp.pad(x, ((0, steps - x.shape[0]), *((0, 0),) * 4))
+    return jnp.moveaxis(x, (2, 1, 3), (0, 1, 2))
 
 
-def in_kernels_units(kernels, operands):
+def in_kernels_units(operands):
     """Measures step sizes in units of ln 2, so that the kernels raise 2 to powers instead of e."""
     u, delta, A, B, C, D, bias, first = operands
-    return u, delta, A, B * kernels.LN2, C, D, None if bias is None else bias * kernels.LOG2E, first
+    return u, delta, A, B * LN2, C, D, None if bias is None else bias * LOG2E, first
 
 
 def launch(options, own_delta, interpret, arguments, *, keep_boundaries):
     """Runs the forward kernel."""
+    from bdgf_kernels.selective_scan.mosaic_gpu_forward import forward
+
     u, delta, A, B, C, D, bias, first = arguments
-    kernels, plan = planned(options, own_delta, interpret, u, B)
-    operands = in_kernels_units(kernels, (u, delta, A, in_chunks(B, plan), in_chunks(C, plan), D, bias, first))
-    y, boundaries, last = kernels.forward(
-        plan, operands, keep_boundaries=keep_boundaries, final_state=options.final_state
-    )
+    plan = planned(options, own_delta, interpret, u, B, keep_boundaries=keep_boundaries)
+    operands = in_kernels_units((u, delta, A, in_segments(B, plan), in_segments(C, plan), D, bias, first))
+    y, boundaries, last = forward(plan, operands, keep_boundaries=keep_boundaries, final_state=options.final_state)
     # A kernel's outputs do not say over which mesh axes they differ; inside shard_map they have to.
     *outputs, boundaries, _ = compatibility.vary_alike((y.sum(axis=1), last, boundaries, u))
     return tuple(outputs), boundaries
@@ -158,31 +196,29 @@ def run_forward(options, own_delta, interpret, *arguments):
 
 def run_backward(options, own_delta, interpret, kept, cotangents):
     """The backward pass: the kernel, then the sums that cross blocks, in a fixed order."""
+    from bdgf_kernels.selective_scan.mosaic_gpu_backward import backward
+
     boundaries, (u, delta, A, B, C, D, bias, first) = kept
     dy, dlast = cotangents
-    kernels, plan = planned(options, own_delta, interpret, u, B)
-    transposed = [in_chunks(x, plan).swapaxes(-1, -2) for x in (B, C)]
-    operands = in_kernels_units(kernels, (u, delta, A, *transposed, D, bias, first))
-    du, ddelta, dA, dD, dbias, dfirst, dBC = kernels.backward(plan, operands, boundaries, dy, dlast)
+    plan = planned(options, own_delta, interpret, u, B)
+    in_chunks = [in_segments(x, plan).reshape(*x.shape[2:0:-1], x.shape[3], -1, 16, x.shape[4]) for x in (B, C)]
+    transposed = [x.swapaxes(-1, -2) for x in in_chunks]
+    operands = in_kernels_units((u, delta, A, *transposed, D, bias, first))
+    du, ddelta, dA, dD, dbias, dfirst, dBC = backward(plan, operands, boundaries, dy, dlast)
     ddelta = jnp.moveaxis(ddelta, 1, 2).reshape(delta.shape) if own_delta else ddelta.sum(axis=1)
 
-    b, k, blocks, chunks, n, _ = dBC.shape
+    b, k, blocks, chunks, fours, _ = dBC.shape
     groups = B.shape[3]
-    by_step_of_chunk = dBC.reshape(b, k, groups, blocks // groups, chunks, n, 4, 2, 16)
-    rest = plan.length % 16
-    if rest:
-        # The last chunk's terms for dC follow those for dB at once, not at the 16th place.
-        tail = by_step_of_chunk[:, :, :, :, -1].reshape(b, k, groups, -1, n, 4, 32)
-        dC_tail = jnp.pad(tail[..., rest : 2 * rest], [(0, 0)] * 6 + [(0, 16 - rest)])
-        by_step_of_chunk = by_step_of_chunk.at[:, :, :, :, -1, :, :, 1].set(dC_tail)
-    sums = by_step_of_chunk.sum(axis=(3, 6))
-    sums = jnp.moveaxis(sums, (3, 6, 1, 0, 2, 4), (0, 1, 2, 3, 4, 5)).reshape(chunks * 16, k, b, groups, n, 2)
+    # by group, block, chunk, four states, warp, state, dB or dC, step
+    parts = dBC.reshape(b, k, groups, blocks // groups, chunks, fours, 4, 4, 2, 16)
+    sums = jnp.moveaxis(parts.sum(axis=(3, 6)), (3, 7, 1, 0, 2, 4, 5, 6), range(8))
+    sums = sums.reshape(chunks * 16, k, b, groups, fours * 4, 2)
     dB, dC = sums[: plan.length, ..., 0], sums[: plan.length, ..., 1]
     gradients = (
         du.sum(axis=1).astype(u.dtype),
         ddelta.astype(delta.dtype),
-        dA.sum(axis=0) * kernels.LN2,
-        dB * kernels.LN2,
+        dA.sum(axis=0) * LN2,
+        dB * LN2,
         dC,
         None if D is None else dD.sum(axis=0),
         None if bias is None else dbias.sum(axis=0),
