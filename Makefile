@@ -5,12 +5,13 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
+COMPILERS := $(abspath $(VENV))/compilers
 # An interpreter that the newest jax runs on, where there is one.
 NEWEST := $(shell for python in python3.13 python3.12 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[23].*/bin/python3; do \
 	$$python -c '' 2>/dev/null && echo $$python && break; done)
 SOURCES := setup.py constraints.txt kernels/setup.py $(shell find bdgf_jax configs kernels/bdgf_kernels -name '*.py' -o -name '*.j2' -o -name '*.json')
 
-.PHONY: demo test suite fast lint install clean
+.PHONY: demo test suite fast lint install compilers clean
 
 demo: install
 	$(BIN)/bdgf run --config demo --workdir runs/demo
@@ -22,11 +23,11 @@ test: lint suite
 		$(MAKE) --no-print-directory fast PYTHON=$(NEWEST); \
 	fi
 
-suite: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+suite: install compilers
+	PYTHONPATH=$(COMPILERS) $(BIN)/python -m pytest -n 2 --dist loadfile
 
-fast: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+fast: install compilers
+	PYTHONPATH=$(COMPILERS) $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .
@@ -39,6 +40,13 @@ $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt ./kernels '.[test,experiments]'
+	touch $@
+
+# Apart from the environment, where every program would find accelerators' libraries and no accelerator.
+compilers: $(COMPILERS)/installed
+
+$(COMPILERS)/installed: kernels/compilers.txt | $(VENV)/installed
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(COMPILERS) --requirement kernels/compilers.txt
 	touch $@
 
 clean:
