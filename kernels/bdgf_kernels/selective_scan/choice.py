@@ -6,7 +6,7 @@ from types import ModuleType
 
 import jax
 
-from bdgf_kernels.selective_scan import associative, chunked, mosaic_gpu, reference
+from bdgf_kernels.selective_scan import associative, chunked, mosaic_gpu, mosaic_tpu, reference
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, sizes
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {
@@ -14,6 +14,7 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "associative": associative,
     "chunked": chunked,
     "mosaic_gpu": mosaic_gpu,
+    "mosaic_tpu": mosaic_tpu,
 }
 """Every implementation that exists, by name: modules with `supports` and `scan`."""
 
