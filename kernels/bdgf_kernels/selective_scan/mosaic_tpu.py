@@ -204,8 +204,8 @@ def run_backward(options, tiles, interpret, kept, cotangents):
     gradients = (
         done.du.astype(u.dtype),
         done.ddelta.astype(delta.dtype),
-        done.dA.sum(axis=-1),
-        by_group(done.dB),
+        done.dA.sum(axis=-1) * kernels.LN2,
+        by_group(done.dB) * kernels.LN2,
         by_group(done.dC),
         None if D is None else done.dD.sum(axis=-1),
         None if bias is None else done.dbias.sum(axis=-1),

@@ -1,6 +1,7 @@
 """The two Pallas TPU kernels of the scan: batch on lanes, channels on sublanes, steps in order, states in VMEM."""
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Callable
@@ -84,12 +85,28 @@ class Plan:
 
     def row(self, direction, place):
         """The row at a place of a segment. Places count along the direction's axis of the grid, never backwards."""
-        grids = [order.grid for order in self.orders]
-        row = Order(grid=grids[0]).row(place, self.length)
-        for i, grid in enumerate(grids[1:], start=1):
-            if grid != grids[0]:
-                row = jnp.where(direction == i, Order(grid=grid).row(place, self.length), row)
+        row, before = place, None
+        for i, order in enumerate(self.orders):
+            if order.grid != before:
+                row = jnp.where(direction >= i, down_columns(order.grid, place), row)
+                before = order.grid
         return row
+
+
+def divided(number, by: int):
+    """Quotient and remainder of what is not negative: floor division lowers only where the chip is known."""
+    if isinstance(number, int):
+        return divmod(number, by)
+    by = jnp.asarray(by, number.dtype)
+    return jax.lax.div(number, by), jax.lax.rem(number, by)
+
+
+def down_columns(grid, place):
+    """The row of a place on the way along a grid's columns, or simply along the rows where there is no grid."""
+    if grid is None:
+        return place
+    column, within = divided(place, grid[0])
+    return within * grid[1] + column
 
 
 def visit(descending, count, step):
@@ -117,7 +134,7 @@ def blocks(plan, backwards):
     """The block of each kind of array that a grid step sees. Segments are visited from the first or from the last."""
     from_last = plan.segments > 1 and plan.orders[0].reverse != backwards
     segment = lambda s: plan.segments - 1 - s if from_last else s
-    group = lambda t: t // (plan.tiles // plan.groups)
+    group = lambda t: divided(t, plan.tiles // plan.groups)[0] if plan.groups > 1 else 0
     rows, tile, n = plan.rows, plan.tile, plan.states
     kept = -(-rows // CHUNK)
     return types.SimpleNamespace(
@@ -198,22 +215,21 @@ def each_chunk(rows: int, descending, action: Callable) -> None:
 
 
 def step_size(plan, raw, shift):
-    """The step size from delta and its bias.
+    """The step size over ln 2, so that 2^(step A) is the decay, from delta and the bias over ln 2.
 
-    softplus(x) = ln 2 (max(t, 0) + log2(1 + 2^-|t|)) with t = x / ln 2; where 1 + 2^-|t| would round 2^-|t| away, two
-    terms of the logarithm's series serve, so that small step sizes are right to 2e-5 of themselves.
+    softplus(x) / ln 2 = max(t, 0) + log2(1 + 2^-|t|) with t = x / ln 2, to 2e-5 of itself: where 1 + 2^-|t| would round
+    2^-|t| away, two terms of the logarithm's series serve.
     """
-    x = raw if shift is None else raw + shift
+    t = raw * LOG2E if shift is None else raw * LOG2E + shift
     if not plan.softplus:
-        return x
-    t = x * LOG2E
+        return t
     e = jnp.exp2(-jnp.abs(t))
     series = e * (LOG2E - (0.5 * LOG2E) * e)
-    return LN2 * (jnp.maximum(t, 0.0) + jnp.where(e < 2.0**-8, series, jnp.log2(1.0 + e)))
+    return jnp.maximum(t, 0.0) + jnp.where(e < 2.0**-8, series, jnp.log2(1.0 + e))
 
 
 def decay_of(step, rate, keep):
-    """The factor of the carried state; rates come over ln 2, so that 2 is raised to a power, as the hardware does."""
+    """The factor of the carried state, as a power of 2, which is what the hardware raises."""
     decay = jnp.exp2(step * rate)
     return decay if keep is None else decay * keep
 
@@ -229,17 +245,17 @@ def lanes(x):
 
 
 def both_passes(plan, operands, at):
-    """The inputs that forward and backward kernels read."""
+    """The inputs that forward and backward kernels read; step sizes will be in units of ln 2, B makes up for it."""
     u, delta, A, B, C, D, bias, keep = operands
     given = lambda x, block: None if x is None else (x, block)
     return {
         "u": (u, at.row),
         "delta": (delta, at.delta),
-        "A": (lanes(A * LOG2E), at.rates),
-        "B": (B, at.shared),
+        "A": (lanes(A), at.rates),
+        "B": (B * LN2, at.shared),
         "C": (C, at.shared),
         "D": given(lanes(D), at.channel),
-        "bias": given(lanes(bias), at.channel),
+        "bias": given(None if bias is None else lanes(bias * LOG2E), at.channel),
         "keep": given(keep, at.keep),
     }
 
@@ -280,28 +296,28 @@ def forward(plan, operands, first, *, keep_boundaries, final_state):
             """Walks `count` places for one register of channels: all that follows is in VMEM."""
             skip, shift = load(refs.D, channels), load(refs.bias, channels)
 
-            def prepare(q, j):
+            def row_at(step):
+                return plan.row(direction, start + visit(descending, count, step))
+
+            def prepare(first, half, j):
                 """Step size and input of a step to come: they fill slots that the recurrence leaves empty."""
-                row = row_at(q * FORWARD_STEPS + j)
+                row = row_at(first + j)
                 x = load(refs.u, row, channels)
                 step = step_size(plan, load(refs.delta, row, channels), shift)
-                slot = q % 2 * FORWARD_STEPS + j
+                slot = half * FORWARD_STEPS + j
                 refs.steps[slot], refs.added[slot] = step, step * x
                 refs.skipped[slot] = jnp.zeros_like(x) if skip is None else skip * x
 
-            def row_at(step):
-                step = min(step, count - 1) if isinstance(step, int) else jnp.minimum(step, count - 1)
-                return plan.row(direction, start + visit(descending, count, step))
-
-            def several(q, count):
-                rows = [row_at(q * FORWARD_STEPS + j) for j in range(count)]
-                slots = [q % 2 * FORWARD_STEPS + j for j in range(count)]
+            def several(first, slot, count, prepare_one=None):
+                """Walks a few steps for one state after the other, and prepares as many to come in between."""
+                rows = [row_at(first + j) for j in range(count)]
+                slots = [slot + j for j in range(count)]
                 steps, added, out = ([x[slot] for slot in slots] for x in (refs.steps, refs.added, refs.skipped))
                 kept = [load(refs.keep, row) for row in rows]
                 if plan.directions > 1:
                     before = [jnp.where(direction > 0, refs.y[row, channels], 0.0) for row in rows]
                     out = [x + y for x, y in zip(out, before)]
-                coming = list(range(FORWARD_STEPS)) if count == FORWARD_STEPS else []
+                coming = list(range(count)) if prepare_one else []
                 for i in range(plan.states):
                     rate, state = refs.A[i, channels], refs.state[i, channels]
                     for j, row in enumerate(rows):
@@ -309,23 +325,30 @@ def forward(plan, operands, first, *, keep_boundaries, final_state):
                         out[j] = out[j] + state * refs.C[row, i : i + 1]
                     refs.state[i, channels] = state
                     if coming:
-                        prepare(q + 1, coming.pop(0))
+                        prepare_one(coming.pop(0))
                 for j in coming:
-                    prepare(q + 1, j)
+                    prepare_one(j)
                 for row, y in zip(rows, out):
                     refs.y[row, channels] = y.astype(y_type)
 
+            whole, rest = divmod(count, FORWARD_STEPS)
+
             def full(q, _):
-                several(q, FORWARD_STEPS)
+                following = (q + 1) * FORWARD_STEPS
+                if rest or not isinstance(q, int):
+                    following = jnp.minimum(following, count - FORWARD_STEPS)
+                half = q & 1
+                prepare_one = functools.partial(prepare, following, 1 - half)
+                several(q * FORWARD_STEPS, half * FORWARD_STEPS, FORWARD_STEPS, prepare_one)
                 return ()
 
-            whole, rest = divmod(count, FORWARD_STEPS)
             for j in range(FORWARD_STEPS if whole else rest):
-                prepare(0, j)
+                prepare(0, 0, j)
             if whole:
                 repeat(whole, full)
             if rest:
-                several(whole, rest)
+                # The last full group prepared the last steps of all, whatever was left to walk.
+                several(count - rest, (whole & 1) * FORWARD_STEPS + (FORWARD_STEPS - rest if whole else 0), rest)
 
         def segment(rows):
             def block(i, _):
@@ -358,7 +381,7 @@ def backward(plan, operands, boundaries, dy, dlast):
     """Launches the backward kernel.
 
     Returns du (l d b) and ddelta (k' l d b), the directions added up where they share a delta; what each tile of
-    channels gives to dB and dC (tiles k l n b); dA, d(first state) (k n d b), dD and dbias (k d b), with sums over
+    channels gives to dB over ln 2 and to dC (tiles k l n b); dA over ln 2, d(first state) (k n d b), dD and dbias (k d b), with sums over
     sequences left to XLA.
     """
     at = blocks(plan, backwards=True)
@@ -454,7 +477,7 @@ def backward(plan, operands, boundaries, dy, dlast):
             kept = [load(refs.keep, row) for row in rows]
 
             def a_state(i, through_input, through_decay):
-                """Through the input, Σ_n g B, and through the decay, Σ_n (g a h) A / ln 2, for one state more."""
+                """Through the input, Σ_n g B, and through the decay, Σ_n (g a h) A, for one state more."""
                 rate, state = refs.A[i, channels], refs.starts[q, i]
                 befores, decays = [], []
                 for j, place in enumerate(places):
@@ -486,9 +509,9 @@ def backward(plan, operands, boundaries, dy, dlast):
                 x, step, dout = load(refs.u, row, channels), refs.steps[place], refs.douts[place]
                 skipped = 0.0 if skip is None else skip * dout
                 more(refs.du, step * through_input[j] + skipped, row, channels)
-                dstep = x * through_input[j] + LN2 * through_decay[j]
+                dstep = LOG2E * x * through_input[j] + through_decay[j]
                 if plan.softplus:
-                    dstep = dstep * (1.0 - jnp.exp2(-LOG2E * step))
+                    dstep = dstep * (1.0 - jnp.exp2(-step))
                 more(refs.ddelta, dstep, row, channels)
                 dD, dbias = dD + dout * x, dbias + dstep
             refs.dD[channels], refs.dbias[channels] = dD, dbias
