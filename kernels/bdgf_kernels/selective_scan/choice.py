@@ -22,7 +22,7 @@ FASTEST_FIRST = {
     "cpu": ("chunked",),
     "cuda": ("mosaic_gpu", "chunked"),
     "rocm": ("chunked",),
-    "tpu": ("chunked",),
+    "tpu": ("mosaic_tpu", "chunked"),
 }
 """What is tried, in order, by the platform of the compilation."""
 
@@ -46,7 +46,9 @@ def scan(operands: Operands, options: Options, implementation: str | Sequence[st
     if implementation is not None:
         names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
         return IMPLEMENTATIONS[first_that_serves(names, operands, options)].scan(operands, options)
-    chosen = {name: first_that_serves(names, operands, options) for name, names in FASTEST_FIRST.items()}
+    chosen = {
+        name: first_that_serves(worthwhile(names, operands), operands, options) for name, names in FASTEST_FIRST.items()
+    }
     logger.info("selective_scan %s %s: %s", sizes(operands), options, chosen)
     if len(set(chosen.values())) == 1:
         return IMPLEMENTATIONS[chosen["cpu"]].scan(operands, options)
@@ -55,6 +57,11 @@ def scan(operands: Operands, options: Options, implementation: str | Sequence[st
         return lambda operands: IMPLEMENTATIONS[name].scan(operands, options)
 
     return jax.lax.platform_dependent(operands, **{platform: branch(name) for platform, name in chosen.items()})
+
+
+def worthwhile(names: Sequence[str], operands: Operands) -> Sequence[str]:
+    """Leaves the TPU kernel out where most of its 128 lanes would be idle: it would pad the batch, and memory with it."""
+    return names if mosaic_tpu.fills_lanes(operands) else [name for name in names if name != "mosaic_tpu"]
 
 
 def first_that_serves(names: Sequence[str], operands: Operands, options: Options) -> str:

@@ -2,12 +2,12 @@
 
 A vector register holds one state of 8 channels of 128 sequences. B and C, which all channels share, are rows that the
 load spreads over the sublanes, A is spread over the lanes beforehand, so nothing is ever moved across lanes or
-sublanes in the forward pass: a step of a register is six vector operations and one exponential. The state stays in
+sublanes in the forward pass: a step of a register is six vector operations and an exponential. The state stays in
 VMEM while the innermost axis of the grid walks the segments of a sequence.
 
-The backward kernel walks chunks of 32 steps from the last one, recomputes four steps of a state at a time from what the
-forward pass kept at the chunk's boundary, and holds those in registers on the way back. dB and dC are sums over
-channels: registers of 8 channels are added up in VMEM as they are, and only their totals cross sublanes, once a tile.
+The backward kernel walks chunks of 32 steps from the last one. It recomputes a chunk's states in VMEM from what the
+forward pass kept at its boundary, then walks back, four steps of a state at a time. dB and dC are sums over channels:
+registers of 8 channels are added up in VMEM as they are, and only their totals cross sublanes, once a tile.
 
 One change of layout brings arrays from (b, l, d) to (l, d, b), padded to whole registers. Directions differ in the rows
 that a kernel reads and writes; with several, all rows of a tile lie in VMEM, where y and the gradients are added up.
@@ -25,7 +25,7 @@ from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, 
 from bdgf_kernels.selective_scan.interpreting import Interpreter
 
 MOST_STATES = 32
-WIDEST_TILE = 128
+FORWARD_TILE, BACKWARD_TILE = 64, 128
 LONGEST_SEGMENT = 512
 FEWEST_SEQUENCES = 64
 VMEM = 48 * 2**20
@@ -62,10 +62,11 @@ def padded(operands: Operands) -> Sizes:
     return Sizes(b + -b % kernels.LANES, length, g * (wide + -wide % kernels.SUBLANES), k, g, n)
 
 
-def tiling(operands: Operands, options: Options) -> tuple[int, int] | None:
-    """Chooses rows and channels that lie in VMEM at a time: the widest tile first, then the longest segment.
+def tiling(operands: Operands, options: Options) -> tuple[kernels.Tile, kernels.Tile] | None:
+    """Chooses, for the forward and the backward kernel, the rows and channels that lie in VMEM at a time.
 
-    A wide tile makes dB and dC cross the sublanes less often, a long segment starts the forward loop less often.
+    The widest tile comes first, then the longest segment. A wide tile makes dB and dC cross the sublanes less often, a
+    long segment starts the forward loop less often.
     """
     _, length, d, _, g, _ = padded(operands)
     whole = len(options.orders) > 1 or options.orders[0].grid is not None
@@ -73,23 +74,35 @@ def tiling(operands: Operands, options: Options) -> tuple[int, int] | None:
     if not whole:
         segments += [rows for rows in (512, 256, 128, 64, 32) if rows < length]
     registers = d // g // kernels.SUBLANES
-    tiles = [kernels.SUBLANES * i for i in range(WIDEST_TILE // kernels.SUBLANES, 0, -1) if registers % i == 0]
-    fitting = ((rows, tile) for tile in tiles for rows in segments if taken(operands, options, rows, tile) <= VMEM)
-    return next(fitting, None)
+
+    def first_that_fits(widest, taken):
+        tiles = [kernels.SUBLANES * i for i in range(widest // kernels.SUBLANES, 0, -1) if registers % i == 0]
+        every = (kernels.Tile(rows, channels) for channels in tiles for rows in segments)
+        return next((tile for tile in every if taken(operands, options, tile) <= VMEM), None)
+
+    forward, backward = first_that_fits(FORWARD_TILE, forward_takes), first_that_fits(BACKWARD_TILE, backward_takes)
+    return None if forward is None or backward is None else (forward, backward)
 
 
-def taken(operands: Operands, options: Options, rows: int, tile: int) -> int:
-    """Bytes of VMEM that the backward kernel takes, which is the larger one; blocks are there twice, to be fetched."""
+def forward_takes(operands: Operands, options: Options, tile: kernels.Tile) -> int:
+    """Bytes of VMEM that the forward kernel takes; blocks are there twice, to be fetched ahead."""
     n = max(sizes(operands).n, kernels.SUBLANES)
     alone = len(options.orders) == 1
+    each = operands.u.dtype.itemsize + operands.delta.dtype.itemsize + (operands.u.dtype.itemsize if alone else 4)
+    by_row = tile.channels * each + 2 * 4 * n
+    by_state = 4 * n * tile.channels * (-(-tile.rows // kernels.CHUNK) + 4)
+    return kernels.LANES * (2 * (tile.rows * by_row + by_state) + 8 * kernels.FORWARD_STEPS * kernels.SUBLANES * 3)
+
+
+def backward_takes(operands: Operands, options: Options, tile: kernels.Tile) -> int:
+    """Bytes of VMEM that the backward kernel takes."""
+    n = max(sizes(operands).n, kernels.SUBLANES)
     read = 2 * operands.u.dtype.itemsize + operands.delta.dtype.itemsize
-    written = operands.u.dtype.itemsize + operands.delta.dtype.itemsize if alone else 8
-    lanes = kernels.LANES
-    by_row = rows * lanes * (tile * (read + written) + 4 * n * 4)
-    boundaries = -(-rows // kernels.CHUNK) * n * tile * lanes * 4
-    states = 4 * n * tile * lanes * 4
-    scratch = 4 * lanes * kernels.SUBLANES * kernels.CHUNK * (3 + 3 * n)
-    return 2 * (by_row + boundaries + states) + scratch
+    written = operands.u.dtype.itemsize + operands.delta.dtype.itemsize if len(options.orders) == 1 else 8
+    by_row = tile.channels * (read + written) + 4 * 4 * n
+    by_state = 4 * n * tile.channels * (-(-tile.rows // kernels.CHUNK) + 4)
+    scratch = 4 * kernels.SUBLANES * (kernels.CHUNK + 1) * (3 + 3 * n)
+    return kernels.LANES * (2 * (tile.rows * by_row + by_state) + scratch)
 
 
 def scan(operands: Operands, options: Options) -> Outputs:
@@ -147,7 +160,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def run(
     options: Options,
-    tiles: tuple[int, int],
+    tiles: tuple[kernels.Tile, kernels.Tile],
     interpret: object,
     u: Float[Array, "l d b"],
     delta: Float[Array, "kd l d b"],
@@ -160,14 +173,14 @@ def run(
     keep: Float[Array, "l 1 b"] | None,
 ) -> tuple[Float[Array, "l d b"], Float[Array, "k n d b"] | None]:
     """Returns y, the directions added up, and, where wanted, the last state."""
-    plan = planned(options, tiles, interpret, u, delta, B)
+    plan = planned(options, tiles[0], interpret, u, delta, B)
     done = kernels.forward(
         plan, (u, delta, A, B, C, D, bias, keep), first, keep_boundaries=False, final_state=options.final_state
     )
     return done.y, done.last
 
 
-def planned(options, tiles, interpret, u, delta, B):
+def planned(options, tile, interpret, u, delta, B):
     """Gathers what the kernels have to know."""
     length, d, b = u.shape
     return kernels.Plan(
@@ -176,8 +189,8 @@ def planned(options, tiles, interpret, u, delta, B):
         channels=d,
         states=B.shape[3],
         groups=B.shape[1],
-        rows=tiles[0],
-        tile=tiles[1],
+        rows=tile.rows,
+        tile=tile.channels,
         orders=options.orders,
         own_delta=delta.shape[0] > 1,
         softplus=options.delta_softplus,
@@ -187,7 +200,7 @@ def planned(options, tiles, interpret, u, delta, B):
 
 def run_forward(options, tiles, interpret, u, delta, A, B, C, D, bias, first, keep):
     """The forward pass; keeps the state at every 32nd step."""
-    plan = planned(options, tiles, interpret, u, delta, B)
+    plan = planned(options, tiles[0], interpret, u, delta, B)
     operands = (u, delta, A, B, C, D, bias, keep)
     done = kernels.forward(plan, operands, first, keep_boundaries=True, final_state=options.final_state)
     return (done.y, done.last), (operands, first, done.boundaries)
@@ -198,14 +211,14 @@ def run_backward(options, tiles, interpret, kept, cotangents):
     operands, first, boundaries = kept
     u, delta, _, B, _, D, bias, keep = operands
     dy, dlast = cotangents
-    plan = planned(options, tiles, interpret, u, delta, B)
+    plan = planned(options, tiles[1], interpret, u, delta, B)
     done = kernels.backward(plan, operands, boundaries, dy, dlast)
     by_group = lambda x: jnp.moveaxis(x.reshape(plan.groups, -1, *x.shape[1:]).sum(axis=1), 0, 1)
     gradients = (
         done.du.astype(u.dtype),
         done.ddelta.astype(delta.dtype),
-        done.dA.sum(axis=-1) * kernels.LN2,
-        by_group(done.dB) * kernels.LN2,
+        done.dA.sum(axis=-1),
+        by_group(done.dB),
         by_group(done.dC),
         None if D is None else done.dD.sum(axis=-1),
         None if bias is None else done.dbias.sum(axis=-1),

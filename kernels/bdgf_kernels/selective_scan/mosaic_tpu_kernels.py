@@ -5,6 +5,7 @@ import functools
 import math
 import types
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +26,21 @@ LN2 = math.log(2.0)
 VMEM_LIMIT = 60 * 2**20
 
 
+class Tile(NamedTuple):
+    """Rows (all L, or a multiple of CHUNK) and channels (a multiple of 8 that divides a group's) in VMEM at a time."""
+
+    rows: int
+    channels: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What the kernels know while they are traced.
 
     Args:
       batch: sequences, a multiple of 128; the other lengths are those of the padded arrays too.
-      rows: rows of a segment, which lies in VMEM at a time: all L of them, or a multiple of CHUNK.
-      tile: channels that lie in VMEM at a time, a multiple of 8 that divides those of a group.
+      rows: rows of a segment, as in Tile.
+      tile: channels of a tile.
       interpret: what `pallas_call` is to do instead of compiling, False to compile.
     """
 
@@ -215,17 +223,17 @@ def each_chunk(rows: int, descending, action: Callable) -> None:
 
 
 def step_size(plan, raw, shift):
-    """The step size over ln 2, so that 2^(step A) is the decay, from delta and the bias over ln 2.
+    """The step size from delta and its bias.
 
-    softplus(x) / ln 2 = max(t, 0) + log2(1 + 2^-|t|) with t = x / ln 2, to 2e-5 of itself: where 1 + 2^-|t| would round
-    2^-|t| away, two terms of the logarithm's series serve.
+    softplus(x) = log(1 + e^x), which is x itself from 20 on; where 1 + e^x would round e^x away, two terms of the
+    logarithm's series serve, so that small step sizes are right to 2e-5 of themselves.
     """
-    t = raw * LOG2E if shift is None else raw * LOG2E + shift
+    x = raw if shift is None else raw + shift
     if not plan.softplus:
-        return t
-    e = jnp.exp2(-jnp.abs(t))
-    series = e * (LOG2E - (0.5 * LOG2E) * e)
-    return jnp.maximum(t, 0.0) + jnp.where(e < 2.0**-8, series, jnp.log2(1.0 + e))
+        return x
+    e = jnp.exp2(LOG2E * x)
+    small = e * (1.0 - 0.5 * e)
+    return jnp.where(x > 20.0, x, jnp.where(e < 2.0**-8, small, jnp.log(1.0 + e)))
 
 
 def decay_of(step, rate, keep):
@@ -245,17 +253,17 @@ def lanes(x):
 
 
 def both_passes(plan, operands, at):
-    """The inputs that forward and backward kernels read; step sizes will be in units of ln 2, B makes up for it."""
+    """The inputs that forward and backward kernels read; A comes over ln 2, since decays are powers of 2."""
     u, delta, A, B, C, D, bias, keep = operands
     given = lambda x, block: None if x is None else (x, block)
     return {
         "u": (u, at.row),
         "delta": (delta, at.delta),
-        "A": (lanes(A), at.rates),
-        "B": (B * LN2, at.shared),
+        "A": (lanes(A * LOG2E), at.rates),
+        "B": (B, at.shared),
         "C": (C, at.shared),
         "D": given(lanes(D), at.channel),
-        "bias": given(None if bias is None else lanes(bias * LOG2E), at.channel),
+        "bias": given(lanes(bias), at.channel),
         "keep": given(keep, at.keep),
     }
 
@@ -299,14 +307,13 @@ def forward(plan, operands, first, *, keep_boundaries, final_state):
             def row_at(step):
                 return plan.row(direction, start + visit(descending, count, step))
 
-            def prepare(first, half, j):
+            def prepare(first, slot, j):
                 """Step size and input of a step to come: they fill slots that the recurrence leaves empty."""
                 row = row_at(first + j)
                 x = load(refs.u, row, channels)
                 step = step_size(plan, load(refs.delta, row, channels), shift)
-                slot = half * FORWARD_STEPS + j
-                refs.steps[slot], refs.added[slot] = step, step * x
-                refs.skipped[slot] = jnp.zeros_like(x) if skip is None else skip * x
+                refs.steps[slot + j], refs.added[slot + j] = step, step * x
+                refs.skipped[slot + j] = jnp.zeros_like(x) if skip is None else skip * x
 
             def several(first, slot, count, prepare_one=None):
                 """Walks a few steps for one state after the other, and prepares as many to come in between."""
@@ -331,24 +338,32 @@ def forward(plan, operands, first, *, keep_boundaries, final_state):
                 for row, y in zip(rows, out):
                     refs.y[row, channels] = y.astype(y_type)
 
-            whole, rest = divmod(count, FORWARD_STEPS)
+            pairs, rest = divmod(count, 2 * FORWARD_STEPS)
+            ready = min(count, FORWARD_STEPS)
 
-            def full(q, _):
-                following = (q + 1) * FORWARD_STEPS
-                if rest or not isinstance(q, int):
-                    following = jnp.minimum(following, count - FORWARD_STEPS)
-                half = q & 1
-                prepare_one = functools.partial(prepare, following, 1 - half)
-                several(q * FORWARD_STEPS, half * FORWARD_STEPS, FORWARD_STEPS, prepare_one)
+            def pair(q, _):
+                """Two groups of steps, each preparing the one after it: the first the second, that the next pair's."""
+                first = 2 * q * FORWARD_STEPS
+                second, third = first + FORWARD_STEPS, first + 2 * FORWARD_STEPS
+                if rest < FORWARD_STEPS:
+                    third = min(third, count - ready) if isinstance(q, int) else jnp.minimum(third, count - ready)
+                several(first, 0, FORWARD_STEPS, functools.partial(prepare, second, FORWARD_STEPS))
+                several(second, FORWARD_STEPS, FORWARD_STEPS, functools.partial(prepare, third, 0))
                 return ()
 
-            for j in range(FORWARD_STEPS if whole else rest):
+            for j in range(ready):
                 prepare(0, 0, j)
-            if whole:
-                repeat(whole, full)
-            if rest:
-                # The last full group prepared the last steps of all, whatever was left to walk.
-                several(count - rest, (whole & 1) * FORWARD_STEPS + (FORWARD_STEPS - rest if whole else 0), rest)
+            if pairs:
+                repeat(pairs, pair)
+            left = count - rest
+            if rest > FORWARD_STEPS:
+                for j in range(rest - FORWARD_STEPS):
+                    prepare(left + FORWARD_STEPS, FORWARD_STEPS, j)
+                several(left, 0, FORWARD_STEPS)
+                several(left + FORWARD_STEPS, FORWARD_STEPS, rest - FORWARD_STEPS)
+            elif rest:
+                # Ready are the last steps of all, of which only the last few are left.
+                several(left, ready - rest, rest)
 
         def segment(rows):
             def block(i, _):
@@ -381,7 +396,7 @@ def backward(plan, operands, boundaries, dy, dlast):
     """Launches the backward kernel.
 
     Returns du (l d b) and ddelta (k' l d b), the directions added up where they share a delta; what each tile of
-    channels gives to dB over ln 2 and to dC (tiles k l n b); dA over ln 2, d(first state) (k n d b), dD and dbias (k d b), with sums over
+    channels gives to dB and dC (tiles k l n b); dA, d(first state) (k n d b), dD and dbias (k d b), with sums over
     sequences left to XLA.
     """
     at = blocks(plan, backwards=True)
@@ -406,7 +421,7 @@ def backward(plan, operands, boundaries, dy, dlast):
     }
     a_chunk, sums = (CHUNK, SUBLANES, LANES), (CHUNK, n, SUBLANES, LANES)
     scratch = {"steps": a_chunk, "added": a_chunk, "douts": a_chunk, "dB_terms": sums, "dC_terms": sums} | {
-        "starts": (CHUNK // BACKWARD_STEPS, n, SUBLANES, LANES)
+        "states": (CHUNK + 1, n, SUBLANES, LANES)
     }
     at_once = max(i for i in range(1, STATES_AT_ONCE + 1) if n % i == 0)
 
@@ -440,14 +455,14 @@ def backward(plan, operands, boundaries, dy, dlast):
                     refs.douts[j] = load(refs.dy, row, channels)
                 kept = [load(refs.keep, row) for row in rows]
                 for i in range(n):
-                    refs.starts[0, i] = refs.boundaries[c, i, channels]
-                for q in range(whole + bool(rest) - 1):
+                    refs.states[0, i] = refs.boundaries[c, i, channels]
+                for first in range(0, count, BACKWARD_STEPS):
                     for i in range(n):
-                        rate, state = refs.A[i, channels], refs.starts[q, i]
-                        for j in range(q * BACKWARD_STEPS, (q + 1) * BACKWARD_STEPS):
+                        rate, state = refs.A[i, channels], refs.states[first, i]
+                        for j in range(first, min(first + BACKWARD_STEPS, count)):
                             decay = decay_of(refs.steps[j], rate, kept[j])
                             state = decay * state + refs.added[j] * refs.B[rows[j], i : i + 1]
-                        refs.starts[q + 1, i] = state
+                            refs.states[j + 1, i] = state
                 if rest:
                     several(channels, skip, c, count, whole, rest)
 
@@ -471,27 +486,21 @@ def backward(plan, operands, boundaries, dy, dlast):
             jax.lax.fori_loop(0, count, add_up, ())
 
         def several(channels, skip, c, total, q, count):
-            """Walks a few steps back: every state for itself, its values recomputed and kept in registers."""
+            """Walks a few steps back, one state after the other."""
             places = [q * BACKWARD_STEPS + j for j in range(count)]
             rows = [plan.row(direction, c * CHUNK + visit(descending, total, place)) for place in places]
             kept = [load(refs.keep, row) for row in rows]
 
             def a_state(i, through_input, through_decay):
-                """Through the input, Σ_n g B, and through the decay, Σ_n (g a h) A, for one state more."""
-                rate, state = refs.A[i, channels], refs.starts[q, i]
-                befores, decays = [], []
-                for j, place in enumerate(places):
-                    befores.append(state)
-                    decays.append(decay_of(refs.steps[place], rate, kept[j]))
-                    state = decays[j] * state + refs.added[place] * refs.B[rows[j], pl.ds(i, 1)]
-                    refs.dC_terms[place, i] += refs.douts[place] * state
-                carry, dA = refs.dfirst[i, channels], refs.dA[i, channels]
+                """Through the input, Σ_n g B, and through the decay, Σ_n (g a h) A / ln 2, for one state more."""
+                rate, carry, dA = refs.A[i, channels], refs.dfirst[i, channels], refs.dA[i, channels]
                 for j, place in reversed(list(enumerate(places))):
+                    refs.dC_terms[place, i] += refs.douts[place] * refs.states[place + 1, i]
                     gradient = carry + refs.douts[place] * refs.C[rows[j], pl.ds(i, 1)]
                     refs.dB_terms[place, i] += gradient * refs.added[place]
                     through_input[j] = through_input[j] + gradient * refs.B[rows[j], pl.ds(i, 1)]
-                    carry = gradient * decays[j]
-                    decayed = carry * befores[j]
+                    carry = gradient * decay_of(refs.steps[place], rate, kept[j])
+                    decayed = carry * refs.states[place, i]
                     through_decay[j] = through_decay[j] + decayed * rate
                     dA = dA + decayed * refs.steps[place]
                 refs.dfirst[i, channels], refs.dA[i, channels] = carry, dA
@@ -509,9 +518,9 @@ def backward(plan, operands, boundaries, dy, dlast):
                 x, step, dout = load(refs.u, row, channels), refs.steps[place], refs.douts[place]
                 skipped = 0.0 if skip is None else skip * dout
                 more(refs.du, step * through_input[j] + skipped, row, channels)
-                dstep = LOG2E * x * through_input[j] + through_decay[j]
+                dstep = x * through_input[j] + LN2 * through_decay[j]
                 if plan.softplus:
-                    dstep = dstep * (1.0 - jnp.exp2(-step))
+                    dstep = dstep * (1.0 - jnp.exp2(-LOG2E * step))
                 more(refs.ddelta, dstep, row, channels)
                 dD, dbias = dD + dout * x, dbias + dstep
             refs.dD[channels], refs.dbias[channels] = dD, dbias
