@@ -60,7 +60,7 @@ def scan(operands: Operands, options: Options, implementation: str | Sequence[st
 
 
 def worthwhile(names: Sequence[str], operands: Operands) -> Sequence[str]:
-    """Leaves the TPU kernel out where most of its 128 lanes would be idle: it would pad the batch, and memory with it."""
+    """Leaves the TPU kernel out where most of its 128 lanes would be idle: it pads the batch, and memory with it."""
     return names if mosaic_tpu.fills_lanes(operands) else [name for name in names if name != "mosaic_tpu"]
 
 

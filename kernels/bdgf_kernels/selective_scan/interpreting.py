@@ -16,6 +16,7 @@ class Interpreter:
 
     @contextlib.contextmanager
     def __call__(self, parameters: object) -> Iterator[None]:
+        """Holds the parameters until the block is left."""
         before, self.parameters = self.parameters, parameters
         try:
             yield

@@ -107,7 +107,7 @@ def backward_takes(operands: Operands, options: Options, tile: kernels.Tile) -> 
 
 def scan(operands: Operands, options: Options) -> Outputs:
     """Brings arrays to the kernels' layout and back, and gates."""
-    b, length, d, _, g, n = sizes(operands)
+    b, _, d, _, g, _ = sizes(operands)
     full = padded(operands)
     more_sequences, more_channels = full.b - b, (full.d - d) // g
 
