@@ -131,20 +131,62 @@ def compile_for(topology: str, dtype: str) -> None:
     jax.jit(gradients).lower(rows, *arguments).compile()
 
 
-def schedules(chip: str, dtype: str) -> dict[str, str]:
-    """Returns the schedule of each kernel."""
+def compile_all(topology: str) -> None:
+    """Compiles, for a chip that is not there, gradients of calls that the count leaves out: all options, a grid."""
+    import jax
+    import jax.numpy as jnp
+    from bdgf_kernels import selective_scan, selective_scan_2d
+    from jax.experimental import topologies
+
+    chip = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    place = jax.sharding.SingleDeviceSharding(chip)
+    array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+    wide = jnp.float32
+
+    def compile_gradients(scan, *arguments):
+        loss = lambda *x: sum(part.astype(wide).sum() for part in jax.tree.leaves(scan(*x)))
+        jax.jit(jax.grad(loss, argnums=tuple(range(len(arguments))))).lower(*arguments).compile()
+
+    b, length, d, n, g = 130, 1000, 40, 5, 2
+    rows, states = array(b, length, d), array(b, length, g, n)
+    by_channel = array(d, dtype=wide)
+    first, reset = array(b, d, n, dtype=wide), jnp.zeros((b, length), bool)
+    how = {"delta_softplus": True, "return_final_state": True, "reverse": True, "implementation": "mosaic_tpu"}
+    compile_gradients(
+        lambda u, delta, A, B, C, D, z, bias, first: selective_scan(
+            u, delta, A, B, C, D, z, bias, initial_state=first, reset=reset, **how
+        ),
+        *(rows, rows, array(d, n, dtype=wide), states, states, by_channel, rows, by_channel, first),
+    )
+
+    k, grid = 4, (256, 11, 11)
+    shared = array(*grid, k, 16)
+    compile_gradients(
+        lambda *x: selective_scan_2d(*x, delta_softplus=True, implementation="mosaic_tpu"),
+        *(array(*grid, 64), array(*grid, 64), array(k, 64, 16, dtype=wide), shared, shared),
+    )
+
+
+def compiled_elsewhere(*how: str) -> dict[str, str]:
+    """Compiles in a process of its own, since libtpu reads its flags once; returns the kernels' final bundles."""
     with tempfile.TemporaryDirectory() as work:
         told = {
             "JAX_PLATFORMS": "cpu",
             "TPU_SKIP_MDS_QUERY": "1",
             "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={work} --xla_jf_dump_llo_text=true",
         }
-        command = [sys.executable, "-m", "benchmarks.tpu_bundles", "--compile-for", TOPOLOGIES[chip], dtype]
-        done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "benchmarks.tpu_bundles", *how]
+        here = pathlib.Path(__file__).parents[1]
+        done = subprocess.run(command, cwd=here, env=os.environ | told, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"It does not compile for {chip}:\n{done.stderr[-4000:]}")
+            raise RuntimeError(f"{' '.join(how)} does not compile:\n{done.stderr[-4000:]}")
         files = sorted(pathlib.Path(work).glob("*selective_scan_*final_bundles.txt"))
-        texts = {path.name: path.read_text() for path in files if "schedule-analysis" not in path.name}
+        return {path.name: path.read_text() for path in files if "schedule-analysis" not in path.name}
+
+
+def schedules(chip: str, dtype: str) -> dict[str, str]:
+    """Returns the schedule of each kernel."""
+    texts = compiled_elsewhere("--compile-for", TOPOLOGIES[chip], dtype)
     forward = sorted((text for name, text in texts.items() if "selective_scan_forward" in name), key=len)
     (backward,) = (text for name, text in texts.items() if "selective_scan_backward" in name)
     return {"forward": forward[0], "forward_for_gradients": forward[1], "backward": backward}
@@ -182,7 +224,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Counts the TPU kernels' bundles.")
     parser.add_argument("--record", action="store_true", help=f"put the counts into {RESULTS.name}")
     parser.add_argument("--compile-for", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--compile-all", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.compile_all:
+        compile_all(options.compile_all)
+        return
     if options.compile_for:
         compile_for(*options.compile_for)
         return

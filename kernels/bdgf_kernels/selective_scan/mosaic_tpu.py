@@ -27,6 +27,7 @@ from bdgf_kernels.selective_scan.interpreting import Interpreter
 MOST_STATES = 32
 FORWARD_TILE, BACKWARD_TILE = 64, 128
 LONGEST_SEGMENT = 512
+SEGMENTS = (512, 256, 128, 64, 32)
 FEWEST_SEQUENCES = 64
 VMEM = 48 * 2**20
 """What blocks and scratch may take of a core's VMEM; v5e and v6e have 128 MiB, v7x 64."""
@@ -72,7 +73,7 @@ def tiling(operands: Operands, options: Options) -> tuple[kernels.Tile, kernels.
     whole = len(options.orders) > 1 or options.orders[0].grid is not None
     segments = [length] if whole or length <= LONGEST_SEGMENT else []
     if not whole:
-        segments += [rows for rows in (512, 256, 128, 64, 32) if rows < length]
+        segments += [rows for rows in SEGMENTS if rows < length]
     registers = d // g // kernels.SUBLANES
 
     def first_that_fits(widest, taken):
