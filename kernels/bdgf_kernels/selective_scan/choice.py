@@ -6,7 +6,7 @@ from types import ModuleType
 
 import jax
 
-from bdgf_kernels.selective_scan import associative, chunked, mosaic_gpu, mosaic_tpu, reference
+from bdgf_kernels.selective_scan import associative, chunked, mosaic_gpu, mosaic_tpu, reference, triton
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, sizes
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {
@@ -15,12 +15,13 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "chunked": chunked,
     "mosaic_gpu": mosaic_gpu,
     "mosaic_tpu": mosaic_tpu,
+    "triton": triton,
 }
 """Every implementation that exists, by name: modules with `supports` and `scan`."""
 
 FASTEST_FIRST = {
     "cpu": ("chunked",),
-    "cuda": ("mosaic_gpu", "chunked"),
+    "cuda": ("mosaic_gpu", "triton", "chunked"),
     "rocm": ("chunked",),
     "tpu": ("mosaic_tpu", "chunked"),
 }

@@ -23,6 +23,7 @@ from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, sizes
 from bdgf_kernels.selective_scan.interpreting import Interpreter
+from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels
 
 MOST_STATES = 32
 FORWARD_TILE, BACKWARD_TILE = 64, 128
@@ -109,17 +110,8 @@ def backward_takes(operands: Operands, options: Options, tile: kernels.Tile) -> 
 def scan(operands: Operands, options: Options) -> Outputs:
     """Brings arrays to the kernels' layout and back, and gates."""
     b, _, d, _, g, _ = sizes(operands)
-    full = padded(operands)
-    more_sequences, more_channels = full.b - b, (full.d - d) // g
-
-    def by_channel(x, axis):
-        """Pads the channels of each group to whole registers."""
-        if x is None or not more_channels:
-            return x
-        axis %= x.ndim
-        x = x.reshape(*x.shape[:axis], g, d // g, *x.shape[axis + 1 :])
-        x = jnp.pad(x, [(0, more_channels if i == axis + 1 else 0) for i in range(x.ndim)])
-        return x.reshape(*x.shape[:axis], full.d, *x.shape[axis + 2 :])
+    more_sequences = padded(operands).b - b
+    by_channel = lambda x, axis: pad_channels(x, axis, g, kernels.SUBLANES)
 
     def by_sequence(x, order):
         """Puts the sequences last and pads them to whole registers."""
@@ -142,19 +134,11 @@ def scan(operands: Operands, options: Options) -> Outputs:
     )
     y, last = run(options, tiling(operands, options), interpreted.parameters, *arguments)
 
-    def narrow(x, axis):
-        """Drops the channels that were added."""
-        if not more_channels:
-            return x
-        x = x.reshape(*x.shape[:axis], g, full.d // g, *x.shape[axis + 1 :])
-        x = jax.lax.slice_in_dim(x, 0, d // g, axis=axis + 1)
-        return x.reshape(*x.shape[:axis], d, *x.shape[axis + 2 :])
-
-    y = narrow(y, 1)[..., :b].transpose(2, 0, 1)
+    y = drop_channels(y, 1, g, d)[..., :b].transpose(2, 0, 1)
     if operands.z is not None:
         y = y.astype(jnp.float32) * jax.nn.silu(operands.z.astype(jnp.float32))
     if last is not None:
-        last = narrow(last, 2)[..., :b].transpose(3, 0, 2, 1)
+        last = drop_channels(last, 2, g, d)[..., :b].transpose(3, 0, 2, 1)
     return y.astype(operands.u.dtype), last
 
 
