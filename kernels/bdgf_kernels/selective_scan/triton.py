@@ -1,7 +1,7 @@
 """The scan by Pallas's Triton backend, for NVIDIA GPUs from Ampere on: a block of channels walks the steps in order.
 
 A program serves 32 channels of one sequence and one direction; its state is a (channels, states) array in registers.
-Nothing of size b l d n reaches memory. The backward kernel walks chunks of 16 steps from the last one, recomputes a
+Nothing of size b l d n reaches memory. The backward kernel walks chunks of 8 steps from the last one, recomputes a
 chunk's states in registers from the state that the forward pass kept at its boundary, and sums dB and dC over its own
 channels; XLA adds the programs' sums up. There are no atomics: the same bits every time.
 
@@ -26,7 +26,7 @@ from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels
 AMPERE = 8.0
 MOST_STATES = 32
 CHANNELS = 32
-CHUNK = 16
+CHUNK = 8
 WARPS = {"forward": 1, "backward": 4}
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
@@ -250,7 +250,7 @@ def forward(plan, operands, first, *, keep_boundaries=False):
 
 
 def run_forward(plan, u, delta, A, B, C, D, bias, first, keep):
-    """The forward pass; keeps the state at every 16th step."""
+    """The forward pass; keeps the state at every 8th step."""
     operands = (u, delta, A, B, C, D, bias, keep)
     outputs, boundaries = forward(plan, operands, first, keep_boundaries=True)
     return outputs, (operands, first, boundaries)
