@@ -121,7 +121,7 @@ def test_what_the_kernels_can_not_do_is_refused_with_the_reason(directions):
     if directions == "one":
         assert jax.eval_shape(scan, *given).shape == (*grid, 8)
     else:
-        with pytest.raises(NotImplementedError, match="need all 16384 rows of 8 channels in VMEM"):
+        with pytest.raises(NotImplementedError, match="need all 16384 rows of 8 channels in VMEM at a time"):
             jax.eval_shape(scan, *given)
 
 

@@ -14,6 +14,7 @@ that a kernel reads and writes; with several, all rows of a tile lie in VMEM, wh
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +44,8 @@ def supports(operands: Operands, options: Options) -> str | None:
         return f"its scratch memory is laid out for at most {MOST_STATES} states, not {n}."
     if tiling(operands, options) is None:
         return (
-            f"several directions need all {sizes(operands).l} rows of 8 channels in VMEM at a time, "
-            "which is too many; scan them one at a time."
+            f"several directions, or one down a grid's columns, need all {sizes(operands).l} rows of 8 channels in "
+            "VMEM at a time, which is too many."
         )
     return None
 
@@ -71,7 +72,7 @@ def tiling(operands: Operands, options: Options) -> tuple[kernels.Tile, kernels.
     long segment starts the forward loop less often.
     """
     _, length, d, _, g, _ = padded(operands)
-    whole = len(options.orders) > 1 or options.orders[0].grid is not None
+    whole = len(options.orders) > 1 or any(order.grid is not None for order in options.orders)
     segments = [length] if whole or length <= LONGEST_SEGMENT else []
     if not whole:
         segments += [rows for rows in SEGMENTS if rows < length]
@@ -111,7 +112,10 @@ def scan(operands: Operands, options: Options) -> Outputs:
     """Brings arrays to the kernels' layout and back, and gates."""
     b, _, d, _, g, _ = sizes(operands)
     more_sequences = padded(operands).b - b
-    by_channel = lambda x, axis: pad_channels(x, axis, g, kernels.SUBLANES)
+
+    def by_channel(x: Any, axis: int) -> Any:
+        """Pads the channels of each group to whole registers."""
+        return None if x is None else pad_channels(x, axis, g, kernels.SUBLANES)
 
     def by_sequence(x, order):
         """Puts the sequences last and pads them to whole registers."""
@@ -132,7 +136,8 @@ def scan(operands: Operands, options: Options) -> Outputs:
         None if first is None else by_channel(by_sequence(first, (1, 3, 2, 0)), 2),
         None if reset is None else by_sequence((~reset).astype(jnp.float32)[:, :, None], (1, 2, 0)),
     )
-    y, last = run(options, tiling(operands, options), interpreted.parameters, *arguments)
+    outputs: Outputs = run(options, tiling(operands, options), interpreted.parameters, *arguments)
+    y, last = outputs
 
     y = drop_channels(y, 1, g, d)[..., :b].transpose(2, 0, 1)
     if operands.z is not None:

@@ -5,7 +5,7 @@ import functools
 import math
 import types
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,8 +105,8 @@ def divided(number, by: int):
     """Quotient and remainder of what is not negative: floor division lowers only where the chip is known."""
     if isinstance(number, int):
         return divmod(number, by)
-    by = jnp.asarray(by, number.dtype)
-    return jax.lax.div(number, by), jax.lax.rem(number, by)
+    divisor = jnp.asarray(by, number.dtype)
+    return jax.lax.div(number, divisor), jax.lax.rem(number, divisor)
 
 
 def down_columns(grid, place):
@@ -242,7 +242,7 @@ def decay_of(step, rate, keep):
     return decay if keep is None else decay * keep
 
 
-def load(ref, *index):
+def load(ref, *index) -> Any:
     """Reads a register, or one row that all sublanes share, as float32."""
     return None if ref is None else ref[index].astype(jnp.float32)
 
@@ -324,7 +324,7 @@ def forward(plan, operands, first, *, keep_boundaries, final_state):
                 if plan.directions > 1:
                     before = [jnp.where(direction > 0, refs.y[row, channels], 0.0) for row in rows]
                     out = [x + y for x, y in zip(out, before)]
-                coming = list(range(count)) if prepare_one else []
+                coming = [] if prepare_one is None else [functools.partial(prepare_one, j) for j in range(count)]
                 for i in range(plan.states):
                     rate, state = refs.A[i, channels], refs.state[i, channels]
                     for j, row in enumerate(rows):
@@ -332,9 +332,9 @@ def forward(plan, operands, first, *, keep_boundaries, final_state):
                         out[j] = out[j] + state * refs.C[row, i : i + 1]
                     refs.state[i, channels] = state
                     if coming:
-                        prepare_one(coming.pop(0))
-                for j in coming:
-                    prepare_one(j)
+                        coming.pop(0)()
+                for prepare_one in coming:
+                    prepare_one()
                 for row, y in zip(rows, out):
                     refs.y[row, channels] = y.astype(y_type)
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 
-def pad_channels(x: Shaped[Array, "..."] | None, axis: int, groups: int, multiple: int) -> Shaped[Array, "..."] | None:
+def pad_channels(x: Shaped[Array, "..."], axis: int, groups: int, multiple: int) -> Shaped[Array, "..."]:
     """Pads the channels of each group, along `axis`, with zeros to a multiple."""
-    if x is None or not (more := -(x.shape[axis] // groups) % multiple):
+    more = -(x.shape[axis] // groups) % multiple
+    if not more:
         return x
     x = x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :])
     x = jnp.pad(x, [(0, more if i == axis + 1 else 0) for i in range(x.ndim)])

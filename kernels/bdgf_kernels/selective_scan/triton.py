@@ -11,6 +11,7 @@ Pallas's Triton backend is deprecated since jax 0.11. Everything about it is in 
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,23 +98,32 @@ class Plan:
 def scan(operands: Operands, options: Options) -> Outputs:
     """Pads channels and states, runs the kernels, adds the directions up and gates."""
     _, _, d, _, g, n = sizes(operands)
-    wide = lambda x, axis: pad_channels(x, axis, g, CHANNELS)
-    high = lambda x: None if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, power_of_two(n) - n)])
+
+    def wide(x: Any, axis: int) -> Any:
+        """Pads the channels of each group to whole blocks."""
+        return None if x is None else pad_channels(x, axis, g, CHANNELS)
+
+    def high(x: Any) -> Any:
+        """Pads the states."""
+        return None if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, power_of_two(n) - n)])
+
     keep = None if operands.reset is None else (~operands.reset).astype(jnp.float32)
     u, B, C = wide(operands.u, 2), high(operands.B.astype(jnp.float32)), high(operands.C.astype(jnp.float32))
-    own_delta = operands.delta.shape[2] > 1
-    y, last = run(
-        Plan(options, interpreted.parameters, *B.shape[:4], u.shape[2], B.shape[4], own_delta),
-        u,
-        wide(operands.delta, 3),
-        high(wide(operands.A, 1)),
-        B,
-        C,
-        wide(operands.D, 1),
-        wide(operands.delta_bias, 1),
-        high(wide(operands.initial_state, 2)),
-        keep,
+    plan = Plan(
+        options=options,
+        interpret=interpreted.parameters,
+        batch=u.shape[0],
+        length=u.shape[1],
+        directions=B.shape[2],
+        groups=g,
+        channels=u.shape[2],
+        states=B.shape[4],
+        own_delta=operands.delta.shape[2] > 1,
     )
+    A, first = high(wide(operands.A, 1)), high(wide(operands.initial_state, 2))
+    D, bias = wide(operands.D, 1), wide(operands.delta_bias, 1)
+    outputs: Outputs = run(plan, u, wide(operands.delta, 3), A, B, C, D, bias, first, keep)
+    y, last = outputs
     y = drop_channels(y, 2, g, d)
     if operands.z is not None:
         y = y.astype(jnp.float32) * jax.nn.silu(operands.z.astype(jnp.float32))
@@ -150,7 +160,7 @@ def visited(order: Order, step, length: int):
     return jax.lax.rem(step, height) * width + jax.lax.div(step, height)
 
 
-def load(ref, *index):
+def load(ref, *index) -> Any:
     """Reads float32 numbers; None where there is no such argument."""
     return None if ref is None else ref[index].astype(jnp.float32)
 
