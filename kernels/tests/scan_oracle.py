@@ -6,6 +6,7 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bdgf_kernels.selective_scan.shapes import TEST_SHAPES
 
 HALF = {"bfloat16": jnp.bfloat16, "float16": jnp.float16, "float32": jnp.float32}
 
@@ -23,6 +24,12 @@ class Case:
     optional: tuple[str, ...] = ()
     softplus: bool = False
     reverse: bool = False
+
+    @classmethod
+    def named(cls, name, **options):
+        """A call at one of the named shapes."""
+        b, length, d, n, _ = TEST_SHAPES[name]
+        return cls(b, length, d, n, **options)
 
     def __str__(self):
         flags = [*self.optional, *(["softplus"] if self.softplus else []), *(["reverse"] if self.reverse else [])]

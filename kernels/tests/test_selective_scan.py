@@ -1,38 +1,62 @@
 """One suite for every implementation, against the float64 oracle: outputs, final state, every gradient."""
 
+import contextlib
 import functools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from bdgf_kernels import selective_scan
+from bdgf_kernels.selective_scan import mosaic_tpu, mosaic_tpu_kernels, triton
 from scan_oracle import EVERYTHING, EVERYWHERE, Case, arguments, assert_close, measured, truth
 
 pytestmark = pytest.mark.slow
 
 CASES = [
-    Case(),
-    Case(b=1, l=1, d=1, n=1),
-    Case(l=2, d=4, n=8, optional=("D",)),
-    Case(l=49, d=96, n=16, softplus=True, optional=("D", "delta_bias")),
-    Case(l=121, d=128, n=16, softplus=True, optional=EVERYTHING),
-    Case(l=128, d=4, n=4, reverse=True, optional=("z",)),
-    Case(l=128, d=4, n=4, reverse=True, softplus=True, optional=EVERYTHING),
-    Case(l=289, d=4, n=16, optional=("initial_state",)),
-    Case(b=1, l=1000, d=4, n=8, softplus=True, optional=("delta_bias",)),
-    Case(b=3, l=7, d=200, n=4, g=2, softplus=True, optional=EVERYTHING),
-    Case(b=5, l=30, d=6, n=3, g=3, reverse=True, optional=("reset", "D")),
-    Case(l=49, d=96, n=16, dtype="bfloat16", softplus=True, optional=EVERYTHING),
-    Case(l=121, d=128, n=16, g=2, dtype="bfloat16", reverse=True, softplus=True, optional=("D", "z", "delta_bias")),
-    Case(l=7, d=4, n=4, dtype="float16", optional=("initial_state",)),
+    Case.named("one"),
+    Case.named("two_steps", optional=("D",)),
+    Case.named("tiny"),
+    Case.named("tiny", dtype="float16", optional=("initial_state",)),
+    Case.named("ragged", g=3, reverse=True, optional=("reset", "D")),
+    Case.named("patch_49", softplus=True, optional=("D", "delta_bias")),
+    Case.named("patch_49", dtype="bfloat16", softplus=True, optional=EVERYTHING),
+    Case.named("patch_121", softplus=True, optional=EVERYTHING),
+    Case.named("patch_121", g=2, dtype="bfloat16", reverse=True, softplus=True, optional=("D", "z", "delta_bias")),
+    Case.named("whole_chunks", reverse=True, optional=("z",)),
+    Case.named("whole_chunks", reverse=True, softplus=True, optional=EVERYTHING),
+    Case.named("patch_289", optional=("initial_state",)),
+    Case.named("long", softplus=True, optional=("delta_bias",)),
+    Case.named("wide", g=2, softplus=True, optional=EVERYTHING),
 ]
 SMALL = Case(l=11, d=6, n=4, softplus=True, optional=("D", "z", "delta_bias", "initial_state"))
 
 
-@pytest.fixture(params=EVERYWHERE)
-def implementation(request):
-    return request.param
+def ready(name, monkeypatch):
+    """What has to hold for an implementation to run here: kernels are interpreted, with loops less far written out."""
+    if name == "triton":
+        monkeypatch.setattr(triton, "CHUNK", 4)
+        return triton.interpreted(True)
+    if name == "mosaic_tpu":
+        for constant, value in {"CHUNK": 8, "FORWARD_STEPS": 2, "BACKWARD_STEPS": 2, "STATES_AT_ONCE": 2}.items():
+            monkeypatch.setattr(mosaic_tpu_kernels, constant, value)
+        return mosaic_tpu.interpreted(True)
+    return contextlib.nullcontext()
+
+
+@pytest.fixture(params=[*EVERYWHERE, "triton"])
+def implementation(request, monkeypatch):
+    with ready(request.param, monkeypatch):
+        yield request.param
+
+
+@pytest.fixture(params=[*EVERYWHERE, "triton", "mosaic_tpu"])
+def any_implementation(request, monkeypatch):
+    """With the TPU kernels too, which take long to interpret; more of them is in `test_mosaic_tpu`."""
+    with ready(request.param, monkeypatch):
+        yield request.param
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -67,6 +91,21 @@ def test_outputs_state_and_every_gradient_are_the_oracles(case, implementation):
     assert_close(got, want, dtype=case.dtype)
 
 
+@hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
+@hypothesis.given(data=st.data())
+def test_any_shape_with_any_options_is_right(data):
+    size = lambda most: data.draw(st.integers(1, most))
+    g = size(3)
+    case = Case(
+        b=size(3), l=size(40), d=g * size(5), n=size(9), g=g,
+        optional=tuple(name for name in EVERYTHING if data.draw(st.booleans())),
+        softplus=data.draw(st.booleans()), reverse=data.draw(st.booleans()),
+    )  # fmt: skip
+    with triton.interpreted(True):
+        for name in ("chunked", "triton"):
+            test_outputs_state_and_every_gradient_are_the_oracles(case, name)
+
+
 def test_the_oracles_gradients_are_those_of_its_outputs():
     case = Case(b=1, l=5, d=2, n=2, g=2, softplus=True, reverse=True, optional=EVERYTHING)
     arrays = arguments(case)
@@ -84,14 +123,14 @@ def test_the_oracles_gradients_are_those_of_its_outputs():
         assert slope == pytest.approx((gradient * direction).sum(), rel=2e-3, abs=2e-3), name
 
 
-def test_a_sequence_in_two_parts_with_the_state_passed_on_is_the_whole(implementation):
+def test_a_sequence_in_two_parts_with_the_state_passed_on_is_the_whole(any_implementation):
     case = Case(l=13, d=4, n=4, optional=("D", "delta_bias"), softplus=True)
     arrays = arguments(case)
-    y, state = run(arrays, case, implementation)
+    y, state = run(arrays, case, any_implementation)
     by_time = {"u", "delta", "B", "C"}
     part = lambda s: {k: v[:, s] if k in by_time else v for k, v in arrays.items()}
-    first, middle = run(part(slice(0, 5)), case, implementation)
-    second, last = run(part(slice(5, 13)) | {"initial_state": middle}, case, implementation)
+    first, middle = run(part(slice(0, 5)), case, any_implementation)
+    second, last = run(part(slice(5, 13)) | {"initial_state": middle}, case, any_implementation)
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), y, atol=1e-5)
     np.testing.assert_allclose(last, state, atol=1e-5)
 
@@ -135,13 +174,13 @@ def test_a_huge_step_size_forgets_the_past_and_stays_finite(implementation):
     assert all(jnp.isfinite(g).all() for g in gradients)
 
 
-def test_packed_sequences_scan_as_if_they_were_apart(implementation):
+def test_packed_sequences_scan_as_if_they_were_apart(any_implementation):
     case = Case(l=10)
     arrays = arguments(case)
     packed = arrays | {"reset": jnp.zeros((2, 10), bool).at[:, 4].set(True)}
-    y = selective_scan(**packed, implementation=implementation)
+    y = selective_scan(**packed, implementation=any_implementation)
     part = {k: v if k == "A" else v[:, 4:] for k, v in arrays.items()}
-    np.testing.assert_allclose(y[:, 4:], selective_scan(**part, implementation=implementation), atol=1e-6)
+    np.testing.assert_allclose(y[:, 4:], selective_scan(**part, implementation=any_implementation), atol=1e-6)
 
 
 def test_vmap_adds_an_axis_and_changes_nothing(implementation):
@@ -167,6 +206,8 @@ def test_gradients_pass_through_vmap_over_the_batch_alone(implementation):
 
 
 def test_a_batch_over_eight_devices_is_the_batch_on_one(implementation):
+    if implementation == "triton":
+        pytest.skip("pallas_call's plain interpreter does not run inside shard_map")
     case = Case(b=8, l=6, softplus=True, optional=("D", "delta_bias"))
     arrays = arguments(case)
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import jax
 
-from bdgf_kernels.selective_scan import associative, chunked, mosaic_gpu, reference
+from bdgf_kernels.selective_scan import associative, chunked, mosaic_gpu, mosaic_tpu, reference, triton
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, sizes
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {
@@ -14,14 +14,16 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "associative": associative,
     "chunked": chunked,
     "mosaic_gpu": mosaic_gpu,
+    "mosaic_tpu": mosaic_tpu,
+    "triton": triton,
 }
 """Every implementation that exists, by name: modules with `supports` and `scan`."""
 
 FASTEST_FIRST = {
     "cpu": ("chunked",),
-    "cuda": ("mosaic_gpu", "chunked"),
+    "cuda": ("mosaic_gpu", "triton", "chunked"),
     "rocm": ("chunked",),
-    "tpu": ("chunked",),
+    "tpu": ("mosaic_tpu", "chunked"),
 }
 """What is tried, in order, by the platform of the compilation."""
 
@@ -45,7 +47,9 @@ def scan(operands: Operands, options: Options, implementation: str | Sequence[st
     if implementation is not None:
         names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
         return IMPLEMENTATIONS[first_that_serves(names, operands, options)].scan(operands, options)
-    chosen = {name: first_that_serves(names, operands, options) for name, names in FASTEST_FIRST.items()}
+    chosen = {
+        name: first_that_serves(worthwhile(names, operands), operands, options) for name, names in FASTEST_FIRST.items()
+    }
     logger.info("selective_scan %s %s: %s", sizes(operands), options, chosen)
     if len(set(chosen.values())) == 1:
         return IMPLEMENTATIONS[chosen["cpu"]].scan(operands, options)
@@ -54,6 +58,11 @@ def scan(operands: Operands, options: Options, implementation: str | Sequence[st
         return lambda operands: IMPLEMENTATIONS[name].scan(operands, options)
 
     return jax.lax.platform_dependent(operands, **{platform: branch(name) for platform, name in chosen.items()})
+
+
+def worthwhile(names: Sequence[str], operands: Operands) -> Sequence[str]:
+    """Leaves the TPU kernel out where most of its 128 lanes would be idle: it pads the batch, and memory with it."""
+    return names if mosaic_tpu.fills_lanes(operands) else [name for name in names if name != "mosaic_tpu"]
 
 
 def first_that_serves(names: Sequence[str], operands: Operands, options: Options) -> str:

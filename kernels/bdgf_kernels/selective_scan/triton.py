@@ -1,0 +1,338 @@
+"""The scan by Pallas's Triton backend, for NVIDIA GPUs from Ampere on: a block of channels walks the steps in order.
+
+A program serves 32 channels of one sequence and one direction; its state is a (channels, states) array in registers.
+Nothing of size b l d n reaches memory. The backward kernel walks chunks of 8 steps from the last one, recomputes a
+chunk's states in registers from the state that the forward pass kept at its boundary, and sums dB and dC over its own
+channels; XLA adds the programs' sums up. There are no atomics: the same bits every time.
+
+Pallas's Triton backend is deprecated since jax 0.11. Everything about it is in this file, which may be deleted with it.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float
+
+from bdgf_kernels import compatibility
+from bdgf_kernels.selective_scan.call import Operands, Options, Order, Outputs, sizes
+from bdgf_kernels.selective_scan.interpreting import Interpreter
+from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels
+
+AMPERE = 8.0
+MOST_STATES = 32
+CHANNELS = 32
+CHUNK = 8
+WARPS = {"forward": 1, "backward": 4}
+LOG2E = math.log2(math.e)
+LN2 = math.log(2.0)
+
+interpreted = Interpreter()
+
+
+def supports(operands: Operands, options: Options) -> str | None:
+    """Says why a call can't be served."""
+    del options
+    b, length, d, k, g, n = sizes(operands)
+    capability = compatibility.weakest_gpu()
+    if capability is not None and capability < AMPERE:
+        return f"its kernels need compute capability {AMPERE} or higher, this machine's GPU has {capability}."
+    if n > MOST_STATES:
+        return f"a program keeps its states in registers, at most {MOST_STATES} of them, not {n}."
+    wide, states = d + g * CHANNELS, power_of_two(n)
+    largest = b * k * max(length * wide, -(-length // CHUNK) * wide * states, length * states * (wide // CHANNELS))
+    if largest >= 2**31:
+        return f"its offsets have 32 bits, and an array would have {largest} elements."
+    return None
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is not less: what Triton's arrays have to have."""
+    return 1 << (n - 1).bit_length()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the kernels know while they are traced; channels and states are those of the padded arrays."""
+
+    options: Options
+    interpret: object
+    batch: int
+    length: int
+    directions: int
+    groups: int
+    channels: int
+    states: int
+    own_delta: bool
+
+    @property
+    def blocks(self) -> int:
+        """Programs that share a sequence and a direction."""
+        return self.channels // CHANNELS
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of steps, the last one perhaps shorter."""
+        return -(-self.length // CHUNK)
+
+    def place(self):
+        """The program's sequence, direction, block, its channels and the entry of delta and group that they use."""
+        sequence, direction, block = (pl.program_id(axis) for axis in range(3))
+        group = jax.lax.div(block, jnp.int32(self.blocks // self.groups)) if self.groups > 1 else 0
+        channels = pl.ds(block * CHANNELS, CHANNELS)
+        return sequence, direction, block, channels, direction if self.own_delta else 0, group
+
+    def row(self, direction, step):
+        """The row that a direction visits at a step."""
+        row = visited(self.options.orders[0], step, self.length)
+        for i, order in enumerate(self.options.orders[1:], start=1):
+            row = jnp.where(direction == i, visited(order, step, self.length), row)
+        return row
+
+
+def scan(operands: Operands, options: Options) -> Outputs:
+    """Pads channels and states, runs the kernels, adds the directions up and gates."""
+    _, _, d, _, g, n = sizes(operands)
+
+    def wide(x: Any, axis: int) -> Any:
+        """Pads the channels of each group to whole blocks."""
+        return None if x is None else pad_channels(x, axis, g, CHANNELS)
+
+    def high(x: Any) -> Any:
+        """Pads the states."""
+        return None if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, power_of_two(n) - n)])
+
+    keep = None if operands.reset is None else (~operands.reset).astype(jnp.float32)
+    u, B, C = wide(operands.u, 2), high(operands.B.astype(jnp.float32)), high(operands.C.astype(jnp.float32))
+    plan = Plan(
+        options=options,
+        interpret=interpreted.parameters,
+        batch=u.shape[0],
+        length=u.shape[1],
+        directions=B.shape[2],
+        groups=g,
+        channels=u.shape[2],
+        states=B.shape[4],
+        own_delta=operands.delta.shape[2] > 1,
+    )
+    A, first = high(wide(operands.A, 1)), high(wide(operands.initial_state, 2))
+    D, bias = wide(operands.D, 1), wide(operands.delta_bias, 1)
+    outputs: Outputs = run(plan, u, wide(operands.delta, 3), A, B, C, D, bias, first, keep)
+    y, last = outputs
+    y = drop_channels(y, 2, g, d)
+    if operands.z is not None:
+        y = y.astype(jnp.float32) * jax.nn.silu(operands.z.astype(jnp.float32))
+    if last is not None:
+        last = drop_channels(last, 2, g, d)[..., :n]
+    return y.astype(operands.u.dtype), last
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def run(
+    plan: Plan,
+    u: Float[Array, "b l d"],
+    delta: Float[Array, "b l kd d"],
+    A: Float[Array, "k d n"],
+    B: Float[Array, "b l k g n"],
+    C: Float[Array, "b l k g n"],
+    D: Float[Array, "k d"] | None,
+    bias: Float[Array, "k d"] | None,
+    first: Float[Array, "b k d n"] | None,
+    keep: Float[Array, "b l"] | None,
+) -> tuple[Float[Array, "b l d"], Float[Array, "b k d n"] | None]:
+    """Returns y, the directions added up, and, where wanted, the last state."""
+    return forward(plan, (u, delta, A, B, C, D, bias, keep), first)[0]
+
+
+def visited(order: Order, step, length: int):
+    """The row of a step, by divisions that lower to one instruction each."""
+    if isinstance(step, int):
+        return order.row(step, length)
+    step = length - 1 - step if order.reverse else step
+    if order.grid is None:
+        return step
+    height, width = (jnp.asarray(x, step.dtype) for x in order.grid)
+    return jax.lax.rem(step, height) * width + jax.lax.div(step, height)
+
+
+def load(ref, *index) -> Any:
+    """Reads float32 numbers; None where there is no such argument."""
+    return None if ref is None else ref[index].astype(jnp.float32)
+
+
+def step_size(plan, raw, shift):
+    """The step size from delta and its bias."""
+    x = raw if shift is None else raw + shift
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x))) if plan.options.delta_softplus else x
+
+
+def read_step(plan, refs, place, row, shift):
+    """Input, step size, B and what is kept of the carried state, at a row."""
+    sequence, direction, _, channels, own, group = place
+    x = load(refs["u"], sequence, row, channels)
+    step = step_size(plan, load(refs["delta"], sequence, row, own, channels), shift)
+    return x, step, load(refs["B"], sequence, row, direction, group), load(refs["keep"], sequence, row)
+
+
+def advance(state, rates, x, step, B, keep):
+    """The state after a step, and its decay; rates come over ln 2, since decays are powers of 2."""
+    decay = jnp.exp2(step[:, None] * rates)
+    decay = decay if keep is None else decay * keep
+    return decay * state + (step * x)[:, None] * B[None], decay
+
+
+def each_chunk(plan, backwards, body, carry):
+    """Runs body(chunk, length, carry) on all chunks; the last one, if shorter, is code of its own."""
+    full, rest = divmod(plan.length, CHUNK)
+    if rest and backwards:
+        carry = body(full, rest, carry)
+    chunk = lambda c, carry: body(full - 1 - c if backwards else c, CHUNK, carry)
+    carry = jax.lax.fori_loop(0, full, chunk, carry) if full else carry
+    return carry if backwards or not rest else body(full, rest, carry)
+
+
+def launch(plan, name, kernel, inputs, outputs):
+    """One launch for all sequences, directions and blocks; inputs and outputs that are None are left out."""
+    inputs, outputs = ({k: v for k, v in x.items() if v is not None} for x in (inputs, outputs))
+    alike = jax.typeof(inputs["u"]).manual_axis_type
+
+    def named(*refs):
+        kernel(dict.fromkeys(("D", "bias", "first", "keep", "dlast", "last", "boundaries")) | dict(zip(names, refs)))
+
+    names = [*inputs, *outputs]
+    results = pl.pallas_call(
+        named,
+        name=f"selective_scan_{name}",
+        grid=(plan.batch, plan.directions, plan.blocks),
+        out_shape=[jax.ShapeDtypeStruct(*how, manual_axis_type=alike) for how in outputs.values()],
+        compiler_params=plgpu.CompilerParams(num_warps=WARPS[name], num_stages=1),
+        interpret=plan.interpret,
+    )(*inputs.values())
+    return dict(zip(outputs, results))
+
+
+def forward(plan, operands, first, *, keep_boundaries=False):
+    """Runs the forward kernel; returns y and the last state, and the states at the chunks' boundaries."""
+    u, delta, A, B, C, D, bias, keep = operands
+    b, k, d, n = plan.batch, plan.directions, plan.channels, plan.states
+    y_type = u.dtype if k == 1 else jnp.float32
+    inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "bias": bias, "keep": keep, "first": first}
+    outputs = {
+        "y": ((b, k, plan.length, d), y_type),
+        "last": ((b, k, d, n), jnp.float32) if plan.options.final_state else None,
+        "boundaries": ((b, k, plan.chunks, d, n), jnp.float32) if keep_boundaries else None,
+    }
+
+    def kernel(refs):
+        place = sequence, direction, _, channels, _, group = plan.place()
+        rates = load(refs["A"], direction, channels) * LOG2E
+        skip, shift = load(refs["D"], direction, channels), load(refs["bias"], direction, channels)
+        state = load(refs["first"], sequence, direction, channels)
+        state = jnp.zeros((CHANNELS, n), jnp.float32) if state is None else state
+
+        def walk(step, state):
+            row = plan.row(direction, step)
+            x, step, B, keep = read_step(plan, refs, place, row, shift)
+            state, _ = advance(state, rates, x, step, B, keep)
+            y = jnp.sum(state * load(refs["C"], sequence, row, direction, group)[None], axis=1)
+            y = y if skip is None else y + skip * x
+            refs["y"][sequence, direction, row, channels] = y.astype(y_type)
+            return state
+
+        def chunk(c, count, state):
+            refs["boundaries"][sequence, direction, c, channels] = state
+            return jax.lax.fori_loop(c * CHUNK, c * CHUNK + count, walk, state)
+
+        if keep_boundaries:
+            state = each_chunk(plan, False, chunk, state)
+        else:
+            state = jax.lax.fori_loop(0, plan.length, walk, state)
+        if refs["last"] is not None:
+            refs["last"][sequence, direction, channels] = state
+
+    done = launch(plan, "forward", kernel, inputs, outputs)
+    return (done["y"].sum(axis=1), done.get("last")), done.get("boundaries")
+
+
+def run_forward(plan, u, delta, A, B, C, D, bias, first, keep):
+    """The forward pass; keeps the state at every 8th step."""
+    operands = (u, delta, A, B, C, D, bias, keep)
+    outputs, boundaries = forward(plan, operands, first, keep_boundaries=True)
+    return outputs, (operands, first, boundaries)
+
+
+def run_backward(plan, kept, cotangents):
+    """The backward pass: the kernel, then the sums that cross programs, in a fixed order."""
+    operands, first, boundaries = kept
+    u, delta, A, B, C, D, bias, keep = operands
+    dy, dlast = cotangents
+    b, length, k, d, n = plan.batch, plan.length, plan.directions, plan.channels, plan.states
+    inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "bias": bias, "keep": keep}
+    inputs |= {"dy": dy, "kept": boundaries, "dlast": dlast}
+    wide = jnp.float32
+    by_row, sums = ((b, k, length, d), wide), ((b, k, plan.blocks, length, n), wide)
+    outputs = {"du": by_row, "ddelta": by_row, "dB": sums, "dC": sums}
+    outputs |= dict.fromkeys(("dA", "dfirst"), ((b, k, d, n), wide)) | dict.fromkeys(("dD", "dbias"), ((b, k, d), wide))
+
+    def kernel(refs):
+        place = sequence, direction, block, channels, _, group = plan.place()
+        rates = load(refs["A"], direction, channels) * LOG2E
+        skip, shift = load(refs["D"], direction, channels), load(refs["bias"], direction, channels)
+        carry = load(refs["dlast"], sequence, direction, channels)
+        nothing = jnp.zeros((CHANNELS, n), wide)
+
+        def chunk(c, count, sums):
+            carry, dA, dD, dbias = sums
+            rows = [plan.row(direction, c * CHUNK + j) for j in range(count)]
+            states = [load(refs["kept"], sequence, direction, c, channels)]
+            for row in rows:
+                states.append(advance(states[-1], rates, *read_step(plan, refs, place, row, shift))[0])
+            for row, before, after in reversed(list(zip(rows, states, states[1:]))):
+                x, step, B, keep = read_step(plan, refs, place, row, shift)
+                _, decay = advance(before, rates, x, step, B, keep)
+                dout = load(refs["dy"], sequence, row, channels)
+                gradient = carry + dout[:, None] * load(refs["C"], sequence, row, direction, group)[None]
+                at = sequence, direction, block, row
+                refs["dB"][at] = jnp.sum(gradient * (step * x)[:, None], axis=0)
+                refs["dC"][at] = jnp.sum(dout[:, None] * after, axis=0)
+                carry = gradient * decay
+                decayed = carry * before
+                through_input = jnp.sum(gradient * B[None], axis=1)
+                dstep = x * through_input + LN2 * jnp.sum(decayed * rates, axis=1)
+                if plan.options.delta_softplus:
+                    dstep = dstep * (1.0 - jnp.exp(-step))
+                dx = step * through_input
+                at = sequence, direction, row, channels
+                refs["du"][at] = dx if skip is None else dx + skip * dout
+                refs["ddelta"][at] = dstep
+                dA, dD, dbias = dA + decayed * step[:, None], dD + dout * x, dbias + dstep
+            return carry, dA, dD, dbias
+
+        none = jnp.zeros((CHANNELS,), wide)
+        sums = each_chunk(plan, True, chunk, (nothing if carry is None else carry, nothing, none, none))
+        for name, value in zip(("dfirst", "dA", "dD", "dbias"), sums):
+            refs[name][sequence, direction, channels] = value
+
+    done = launch(plan, "backward", kernel, inputs, outputs)
+    by_group = lambda x: jnp.moveaxis(x.reshape(b, k, plan.groups, -1, length, n).sum(axis=3), 3, 1)
+    ddelta = jnp.moveaxis(done["ddelta"], 1, 2)
+    gradients = (
+        done["du"].sum(axis=1).astype(u.dtype),
+        (ddelta if plan.own_delta else ddelta.sum(axis=2, keepdims=True)).astype(delta.dtype),
+        done["dA"].sum(axis=0),
+        by_group(done["dB"]),
+        by_group(done["dC"]),
+        None if D is None else done["dD"].sum(axis=0),
+        None if bias is None else done["dbias"].sum(axis=0),
+        None if first is None else done["dfirst"],
+        None if keep is None else jnp.zeros_like(keep),
+    )
+    return compatibility.vary_alike((*gradients, u))[:-1]
+
+
+run.defvjp(run_forward, run_backward)

@@ -1,0 +1,173 @@
+"""The TPU kernels by interpreters: the one that simulates memory, copies and their races, and the plain one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bdgf_kernels import selective_scan, selective_scan_2d
+from bdgf_kernels.selective_scan import choice, mosaic_tpu
+from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
+from jax.experimental.pallas import tpu as pltpu
+from scan_oracle import EVERYTHING, Case, arguments, assert_close, measured, truth
+
+INTERPRETERS = {"races": pltpu.InterpretParams(detect_races=True), "plain": True}
+
+
+@pytest.fixture
+def interpreted():
+    with mosaic_tpu.interpreted(INTERPRETERS["races"]):
+        yield
+
+
+@pytest.fixture
+def short_steps(monkeypatch):
+    """Loops that are written out less far, and shorter chunks: interpreted programs are compiled sooner."""
+    for name, value in {"CHUNK": 8, "FORWARD_STEPS": 2, "BACKWARD_STEPS": 2, "STATES_AT_ONCE": 2}.items():
+        monkeypatch.setattr(kernels, name, value)
+
+
+def check(case):
+    arrays = arguments(case)
+    random = np.random.default_rng(1)
+    dy = jnp.asarray(random.standard_normal((case.b, case.l, case.d)), jnp.float32).astype(case.dtype)
+    dstate = jnp.asarray(random.standard_normal((case.b, case.d, case.n)), jnp.float32)
+    how = {"delta_softplus": case.softplus, "reverse": case.reverse}
+    call = lambda x: selective_scan(**x, **how, return_final_state=True, implementation="mosaic_tpu")
+    got = measured(call, arrays, dy=dy, dstate=dstate)
+    as_numpy = {"dy": np.asarray(dy.astype(jnp.float32)), "dstate": np.asarray(dstate)}
+    want = truth(arrays, softplus=case.softplus, reverse=case.reverse, **as_numpy)
+    assert_close(got, want, dtype=case.dtype)
+
+
+CASES = {
+    "races": [
+        Case(b=1, l=1, d=1, n=1),
+        Case(b=2, l=19, d=12, n=4, softplus=True, optional=EVERYTHING),
+        Case(b=2, l=21, d=18, n=3, g=2, softplus=True, reverse=True, dtype="bfloat16", optional=EVERYTHING),
+    ],
+    "plain": [
+        Case(b=3, l=2, d=4, n=4, optional=("initial_state",)),
+        Case(b=2, l=7, d=4, n=8, dtype="float16", reverse=True, optional=("D", "reset")),
+        Case(b=2, l=49, d=96, n=16, softplus=True, optional=("D", "delta_bias")),
+        Case(b=130, l=7, d=200, n=1),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "how"), [(case, how) for how, cases in CASES.items() for case in cases], ids=str)
+def test_outputs_state_and_every_gradient_are_the_oracles(case, how, short_steps):
+    with mosaic_tpu.interpreted(INTERPRETERS[how]):
+        check(case)
+
+
+@pytest.mark.slow
+def test_the_steps_that_the_chip_runs_are_right():
+    """With the loops as far written out as when compiled: more than one chunk, and rests of every kind."""
+    with mosaic_tpu.interpreted(INTERPRETERS["races"]):
+        check(Case(b=1, l=32 + 16 + 4 + 3, d=4, n=2, softplus=True, optional=("D", "delta_bias", "initial_state")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_long_sequence_comes_in_segments(reverse, interpreted, short_steps, monkeypatch):
+    monkeypatch.setattr(mosaic_tpu, "LONGEST_SEGMENT", 16)
+    monkeypatch.setattr(mosaic_tpu, "SEGMENTS", (16,))
+    monkeypatch.setattr(mosaic_tpu, "FORWARD_TILE", 8)
+    check(Case(b=1, l=37, d=16, n=2, reverse=reverse, softplus=True, optional=("delta_bias", "initial_state", "reset")))
+
+
+@functools.cache
+def grid_arguments(own_delta):
+    random = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
+    b, height, width, d, n, k = 1, 3, 4, 8, 2, 4
+    return (
+        normal(b, height, width, d),
+        normal(b, height, width, *((k,) if own_delta else ()), d),
+        -jnp.exp(normal(k, d, n)),
+        normal(b, height, width, k, n),
+        normal(b, height, width, k, n),
+        normal(k, d),
+        None,
+        normal(k, d),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own_delta", [True, False])
+def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(
+    own_delta, interpreted, short_steps
+):
+    given = grid_arguments(own_delta)
+    loss = lambda name: lambda *x: jnp.sin(selective_scan_2d(*x, delta_softplus=True, implementation=name)).sum()
+    both = [jax.value_and_grad(loss(name), argnums=(0, 1, 2, 3, 4, 5, 7)) for name in ("mosaic_tpu", "chunked")]
+    got, want = (jax.jit(f)(*given) for f in both)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
+    assert str(jax.make_jaxpr(both[0])(*given)).count("pallas_call[") == 2
+
+
+@pytest.mark.parametrize("directions", ["one", "four"])
+def test_what_the_kernels_can_not_do_is_refused_with_the_reason(directions):
+    with pytest.raises(NotImplementedError, match="at most 32 states, not 33"):
+        selective_scan(**arguments(Case(n=33)), implementation="mosaic_tpu")
+    zeros = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    k = {"one": 1, "four": 4}[directions]
+    grid = (1, 128, 128)
+    given = zeros((*grid, 8)), zeros((*grid, 8)), zeros((k, 8, 4)), zeros((*grid, k, 4)), zeros((*grid, k, 4))
+    scan = lambda *x: selective_scan_2d(*x, implementation="mosaic_tpu")
+    if directions == "one":
+        assert jax.eval_shape(scan, *given).shape == (*grid, 8)
+    else:
+        with pytest.raises(NotImplementedError, match="need all 16384 rows of 8 channels in VMEM at a time"):
+            jax.eval_shape(scan, *given)
+
+
+def test_the_default_for_a_tpu_is_this_kernel_where_the_batch_fills_its_lanes():
+    """Lowered for a chip that is not there, from a machine without any."""
+
+    def program(b):
+        arrays = arguments(Case(b=b, l=16, d=8, n=4))
+        scan = lambda: selective_scan(**arrays)
+        return jax.jit(scan).trace().lower(lowering_platforms=("tpu",)).as_text()
+
+    assert "tpu_custom_call" in program(64)
+    assert "stablehlo.while" not in program(64)
+    assert "tpu_custom_call" not in program(63)
+    assert choice.FASTEST_FIRST["tpu"][0] == "mosaic_tpu"
+
+
+@pytest.mark.slow
+def test_vmap_and_devices_change_nothing(short_steps):
+    case = Case(b=8, l=3, d=4, n=2)
+    arrays = arguments(case)
+    scan = lambda x: selective_scan(**x, implementation="mosaic_tpu")
+    want = selective_scan(**arrays, implementation="reference")
+    with mosaic_tpu.interpreted(True):
+        axes = {name: None if name == "A" else 0 for name in arrays}
+        by_two = {name: x if name == "A" else x.reshape(2, 4, *x.shape[1:]) for name, x in arrays.items()}
+        np.testing.assert_allclose(jax.vmap(scan, in_axes=(axes,))(by_two).reshape(want.shape), want, atol=1e-5)
+
+
+def test_the_default_works_inside_shard_map_with_gradients_of_what_devices_share():
+    arrays = arguments(Case(b=512, l=4, d=8, n=2))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    batch, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    specs = {name: whole if name == "A" else batch for name in arrays}
+    gradients = jax.grad(lambda arrays: (selective_scan(**arrays) ** 2).sum())
+    spread = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(specs,), out_specs=specs))
+    got, want = spread(arrays), jax.jit(gradients)(arrays)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
+
+
+@pytest.mark.slow
+def test_twenty_runs_give_the_same_bits(short_steps):
+    arrays = arguments(Case(b=2, l=9, d=12, n=2, softplus=True))
+    with mosaic_tpu.interpreted(True):
+        loss = lambda arrays: selective_scan(**arrays, delta_softplus=True, implementation="mosaic_tpu").sum()
+        step = jax.jit(jax.value_and_grad(loss)).lower(arrays).compile()
+    first = step(arrays)
+    for _ in range(19):
+        jax.tree.map(np.testing.assert_array_equal, step(arrays), first)

@@ -1,0 +1,60 @@
+"""The Triton kernels by the plain interpreter, beyond the suite that all share; tests/aot compiles them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bdgf_kernels import compatibility, selective_scan, selective_scan_2d
+from bdgf_kernels.selective_scan import triton
+from scan_oracle import Case, arguments
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Interpreted, in shorter chunks, which are compiled sooner."""
+    monkeypatch.setattr(triton, "CHUNK", 4)
+    with triton.interpreted(True):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own_delta", [True, False])
+def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(own_delta, interpreted):
+    random = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
+    b, height, width, d, n, k = 1, 3, 4, 8, 2, 4
+    given = (
+        normal(b, height, width, d),
+        normal(b, height, width, *((k,) if own_delta else ()), d),
+        -jnp.exp(normal(k, d, n)),
+        normal(b, height, width, k, n),
+        normal(b, height, width, k, n),
+        normal(k, d),
+    )
+    loss = lambda name: lambda *x: jnp.sin(selective_scan_2d(*x, delta_softplus=True, implementation=name)).sum()
+    both = [jax.value_and_grad(loss(name), argnums=tuple(range(6))) for name in ("triton", "chunked")]
+    got, want = (jax.jit(f)(*given) for f in both)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
+    assert str(jax.make_jaxpr(both[0])(*given)).count("pallas_call[") == 2
+
+
+def test_what_the_kernels_can_not_do_is_refused_with_the_reason(monkeypatch):
+    with pytest.raises(NotImplementedError, match="at most 32 of them, not 33"):
+        selective_scan(**arguments(Case(n=33)), implementation="triton")
+    zeros = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+    rows, states = zeros((2**15, 512, 128)), zeros((2**15, 512, 16))
+    scan = functools.partial(selective_scan, implementation="triton")
+    with pytest.raises(NotImplementedError, match="offsets have 32 bits"):
+        jax.eval_shape(scan, rows, rows, zeros((128, 16)), states, states)
+    monkeypatch.setattr(compatibility, "weakest_gpu", lambda: 7.5)
+    with pytest.raises(NotImplementedError, match=r"compute capability 8\.0 or higher, this machine's GPU has 7\.5"):
+        scan(**arguments(Case()))
+
+
+def test_the_default_for_a_gpu_below_hopper_is_this_kernel(monkeypatch):
+    monkeypatch.setattr(compatibility, "weakest_gpu", lambda: 8.9)
+    arrays = arguments(Case(b=1, l=16, d=8, n=4))
+    scan = lambda: selective_scan(**arrays)
+    assert "name=selective_scan_forward" in str(jax.make_jaxpr(scan)())
