@@ -221,11 +221,10 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
     Args:
       run: with its maps written.
       metrics: of the map that is shown.
-      map_file: the run's own map by default.
+      map_file: the run's own map by default; another one's confidence is not known.
     """
     prediction, _, _ = read_map(map_file or run.workdir / MAP)
-    with rasterio.open(run.workdir / CONFIDENCE) as file:
-        confidence = np.where(run.scene.valid, file.read(1), 0.0).astype(np.float32)
+    confidence = None if map_file else _read_confidence(run)
     samples, crops = _samples(run) if run.config.features.source == "ddpm" else ({}, {})
     path = run.workdir / "report.html"
     write_report(
@@ -241,6 +240,11 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
         config=run.config.to_dict(),
     )
     return path
+
+
+def _read_confidence(run: Run) -> Float[np.ndarray, "h w"]:
+    with rasterio.open(run.workdir / CONFIDENCE) as file:
+        return np.where(run.scene.valid, file.read(1), 0.0).astype(np.float32)
 
 
 def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

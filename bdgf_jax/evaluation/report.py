@@ -27,7 +27,7 @@ def write_report(
     *,
     scene: Scene,
     prediction: Int[np.ndarray, "h w"],
-    confidence: Float[np.ndarray, "h w"],
+    confidence: Float[np.ndarray, "h w"] | None,
     metrics: Mapping[str, Any],
     pretrain_log: Sequence[Mapping[str, Any]],
     train_log: Sequence[Mapping[str, Any]],
@@ -42,7 +42,7 @@ def write_report(
       path: the HTML file.
       scene: what was mapped.
       prediction: class of each pixel, -1 for nodata.
-      confidence: probability of that class.
+      confidence: probability of that class, None where it is not known.
       metrics: what `metrics.json` holds.
       pretrain_log: lines of the pre-training log; of their terms "loss/…", "masking/…" and "skill/…" are drawn.
       train_log: lines of the classifier's log; "loss/…" and "validation/…" are drawn.
@@ -131,15 +131,15 @@ def _legend(classes: Sequence[LandCover]) -> dict[str, Any]:
 
 
 def _maps(
-    scene: Scene, prediction: Int[np.ndarray, "h w"], confidence: Float[np.ndarray, "h w"]
+    scene: Scene, prediction: Int[np.ndarray, "h w"], confidence: Float[np.ndarray, "h w"] | None
 ) -> list[dict[str, str]]:
-    chance = 1.0 / len(scene.classes)
     drawn = {
         "Reference": pictures.class_picture(scene.labels, scene.classes),
         "Map": pictures.class_picture(prediction, scene.classes),
         "Errors": pictures.error_picture(scene, prediction),
-        "Confidence": pictures.confidence_picture(confidence, scene.valid, chance),
     }
+    if confidence is not None:
+        drawn["Confidence"] = pictures.confidence_picture(confidence, scene.valid, 1.0 / len(scene.classes))
     said = {
         "Reference": "labels as given",
         "Map": "most probable class",

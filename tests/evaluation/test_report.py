@@ -109,6 +109,13 @@ def test_every_map_modality_and_sample_is_pictured(tmp_path, run):
     assert sum(image.startswith("drawn ") for image in images) == 24
 
 
+def test_a_map_from_elsewhere_has_no_confidence(tmp_path, run):
+    own = Page(written(tmp_path, run))
+    other = Page(written(tmp_path, run | {"confidence": None}))
+    assert [alt for alt in own.images if alt not in other.images] == ["Confidence: probability of the class shown"]
+    assert len(other.images) == len(own.images) - 1
+
+
 def test_both_stages_have_their_curves(tmp_path, run):
     text = written(tmp_path, run)
     assert text.count('<svg class="chart"') == 5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bdgf_jax import configuration
-from experiments.real_scenes import compare, table
+from experiments.real_scenes import compare, configured, table
 
 pytestmark = pytest.mark.slow
 
@@ -50,3 +50,11 @@ def test_the_table_compares_seed_by_seed():
     methods = {"bdgf": figures([0.5, 0.6, 0.7], [0.1, 0.2, 0.3]), "other": figures([0.6, 0.5, 0.6], [0.2, 0.3, 0.3])}
     text = table({"scene": "x", "seeds": [0, 1, 2], "methods": methods})
     assert "| other | 50.0 ± 0.0 | 56.7 ± 5.8 | 26.7 ± 5.8 | 2, 0 |" in text
+
+
+def test_a_derived_config_keeps_the_order_of_the_modalities_and_leaves_the_first_alone():
+    config = configuration.load("sentinel_lulc")
+    derived = configured(config, train__seed=7, scene__modalities__s2__file="other.tif")
+    assert list(derived.scene.modalities) == list(config.scene.modalities) == ["s2", "s1", "dem"]
+    assert (derived.train.seed, config.train.seed) == (7, 0)
+    assert config.scene.modalities.s2.file == "S2L2A.tif"
