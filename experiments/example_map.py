@@ -64,7 +64,7 @@ def draw(scene: Scene, prediction: np.ndarray, path: pathlib.Path) -> None:
     errors = f"test pixels, OA {figures['oa']:.1%}, AA {figures['aa']:.1%}"
     pictures[errors] = error_picture(scene, prediction)
     aspect = scene.shape[1] / scene.shape[0]
-    figure, axes = plt.subplots(1, len(pictures), figsize=(2.6 * aspect * len(pictures), 3.1), layout="constrained")
+    figure, axes = plt.subplots(1, len(pictures), figsize=(2.6 * aspect * len(pictures), 3.2), layout="constrained")
     for axis, (title, picture) in zip(axes, pictures.items()):
         axis.imshow(picture, interpolation="nearest")
         axis.set_title(title, fontsize=9)
@@ -72,7 +72,7 @@ def draw(scene: Scene, prediction: np.ndarray, path: pathlib.Path) -> None:
     patches = [Patch(color=cover.colour, label=cover.name) for cover in scene.classes]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, facecolor="white")
+    figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.1)
 
 
 if __name__ == "__main__":
