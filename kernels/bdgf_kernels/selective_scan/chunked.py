@@ -4,8 +4,12 @@ Measured on two x86 cores, a plain `jax.lax.scan` is bound by its layout, not by
 last, vectors are short and every y needs a horizontal sum. Here a state is (n, d), so all work runs along channels, and
 the contraction with C is a small matrix product a sequence. Its gradient by autodiff is bound by memory, since it keeps
 every state; here the forward pass keeps one state a chunk and the backward pass recomputes a chunk at a time.
+
+What is left is overhead. A step is a dozen small operations, each of which XLA splits over the cores and waits for. Two
+loops, each over half of the sequences, run side by side and wait for each other at the end alone: 1.5 times as fast.
 """
 
+import functools
 import math
 
 import jax
@@ -17,6 +21,9 @@ from bdgf_kernels.selective_scan.reference import finish, first_state, step_size
 
 Keep = Float[Array, "c s b"] | None
 
+WORTH_TWO = 2**14
+"""Elements of the state from which a processor runs two loops."""
+
 
 def supports(operands: Operands, options: Options) -> str | None:
     """Says why a call can't be served; this one serves every call."""
@@ -25,6 +32,32 @@ def supports(operands: Operands, options: Options) -> str | None:
 
 
 def scan(operands: Operands, options: Options) -> Outputs:
+    """Runs one loop for every scan and group; on a CPU two of half the sequences each where there would be one."""
+    b, _, d, k, g, n = sizes(operands)
+    if b % 2 or k * g > 1 or b * d * n < WORTH_TWO:
+        return scan_together(operands, options)
+    return jax.lax.platform_dependent(
+        operands,
+        cpu=functools.partial(scan_halves, options=options),
+        default=functools.partial(scan_together, options=options),
+    )
+
+
+def scan_halves(operands: Operands, options: Options) -> Outputs:
+    """Scans every other sequence, and the rest: halves that stay on a device each where the batch is spread evenly."""
+    b = operands.u.shape[0]
+    shared = ("A", "D", "delta_bias")
+    of_half = lambda x, i: x.reshape(b // 2, 2, *x.shape[1:])[:, i]
+
+    def half(i):
+        given = {name: x for name, x in operands._asdict().items() if name not in shared and x is not None}
+        return operands._replace(**{name: of_half(x, i) for name, x in given.items()})
+
+    halves = [scan_together(half(i), options) for i in range(2)]
+    return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(b, *x[0].shape[1:]), *halves)
+
+
+def scan_together(operands: Operands, options: Options) -> Outputs:
     """Runs the steps in chunks of about sqrt(L), which keeps 2 sqrt(L) states instead of L for the backward pass.
 
     Every scan and group is a loop of its own over three-dimensional states: XLA runs independent loops at once, and
@@ -114,27 +147,28 @@ def run_chunks_backward(kept, cotangents):
     dy, dstate = cotangents
 
     def step_again(state, step):
-        return advance(A, state, step), state
+        dy, step = step
+        after = advance(A, state, step)
+        return after, (state, contract("be,bne->bn", dy, after))
 
     def step_backward(carry, step):
-        carried, dA, after = carry
+        carried, dA = carry
         before, dy, (delta, added, B, C, keep) = step
         dstate = carried + dy[:, None] * C[..., None]
         carried = dstate * decay_of(A, delta, keep)
         through_decay = carried * before
         gradients = (
             jnp.sum(through_decay * A[None], axis=1),
-            jnp.sum(dstate * B[..., None], axis=1),
+            contract("bn,bne->be", B, dstate),
             contract("be,bne->bn", added, dstate),
-            contract("be,bne->bn", dy, after),
         )
-        return (carried, dA + through_decay * delta[:, None], before), gradients
+        return (carried, dA + through_decay * delta[:, None]), gradients
 
     def chunk_backward(carry, chunk):
         boundary, dy, steps = chunk
-        last, states = jax.lax.scan(step_again, boundary, steps)
-        (*carry, _), gradients = jax.lax.scan(step_backward, (*carry, last), (states, dy, steps), reverse=True)
-        return tuple(carry), gradients
+        _, (states, dC) = jax.lax.scan(step_again, boundary, (dy, steps))
+        carry, gradients = jax.lax.scan(step_backward, carry, (states, dy, steps), reverse=True)
+        return carry, (*gradients, dC)
 
     carry = dstate, jnp.zeros_like(dstate)
     (dstate, dA), gradients = jax.lax.scan(chunk_backward, carry, (boundaries, dy, steps), reverse=True)
