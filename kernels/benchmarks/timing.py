@@ -44,13 +44,15 @@ def timer(run: Callable[[Any], Any], inputs: Sequence[Any], calls: int) -> Timer
 
 
 def interleaved(timers: dict[str, Timer], repeats: int) -> dict[str, list[float]]:
-    """Gives every timer a run to warm up, then `repeats` rounds in which each has one."""
+    """Runs `repeats` rounds, in which every timer has a run that warms up and one that counts.
+
+    A run right after another program's would pay for the memory that it gave back and the caches that it emptied.
+    """
     times = {name: [] for name in timers}
-    for turn in range(repeats + 1):
+    for turn in range(repeats):
         for name, run in timers.items():
-            milliseconds = run(turn)
-            if turn:
-                times[name].append(milliseconds)
+            run(2 * turn)
+            times[name].append(run(2 * turn + 1))
     return times
 
 
