@@ -57,7 +57,7 @@ def draw(rows: dict[str, list[dict]], path: pathlib.Path) -> None:
         panel.set_xticks(ticks, ticks)
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("ms; dashed: forward, solid: forward+backward")
+    panels[0].set_ylabel("ms (dashed: forward alone)")
     panels[0].legend(fontsize="small")
     device = next(row["device"] for x in rows.values() for row in x)
     figure.suptitle(f"selective scan, {device}", fontsize="medium")
