@@ -1,136 +1,266 @@
 """Times the scan's implementations on this machine: `python -m benchmarks.selective_scan`, in the folder `kernels`.
 
-Every implementation is compared with the reference before it is timed. Times are medians over runs after a warm-up.
-On a CPU the peer is an eager PyTorch loop over the steps, timed only where PyTorch is installed.
+Every implementation that serves the device is compared with the reference, outputs and every gradient, before it is
+timed; one that is wrong stops the run. On a CPU ours and the peer take the cores that the process may run on, so
+`taskset -c 0` compares them on one. Times are medians over runs after a warm-up, on inputs that no cache holds
+(`timing.py`). The peer, run in turns with ours, is an eager PyTorch loop on a CPU and mamba_ssm's CUDA kernels on an
+NVIDIA GPU; where it is not installed, ratios are missing. Rows go to `results/selective_scan_<device>.json`.
+
+`--plot` measures a series of lengths and a series of batches instead, and draws both.
 """
 
 import argparse
 import functools
+import importlib
 import json
+import math
+import os
 import pathlib
-import statistics
-import time
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from bdgf_kernels import selective_scan
 from bdgf_kernels.selective_scan.choice import FASTEST_FIRST, IMPLEMENTATIONS
-from bdgf_kernels.selective_scan.shapes import SHAPES
+from bdgf_kernels.selective_scan.shapes import SHAPES, Shape
+
+from benchmarks import timing
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+EVERYWHERE = "reference", "associative"
+PASSES = "forward", "forward+backward"
+PEERS = {"cpu": "peer_torch", "gpu": "peer_mamba_ssm"}
+BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
+"""How far from the reference a result may be, as a share of the largest value."""
+MOST_STATES = 2**28
+"""What the reference may keep at once: larger batches are compared in pieces."""
+CALLS, CALLS_BYTES = 20, 4 * 2**30
+"""On an accelerator, the calls of a timed run, fewer where their inputs would be larger than this."""
+H100 = {"bytes": 3.0e12, "exponentials": 132 * 16 * 1.75e9}
+"""What an H100 can do in a second at most."""
+COLUMNS = (
+    *("implementation", "shape", "pass", "dtype", "median_ms", "quartiles", "ratio_to_peer"),
+    *("fraction_of_floor", "peak_memory", "device", "versions", "repeats"),
+)
+"""Of a row: times in ms, how often faster than the peer, the share of the time that the device can't do without where
+that is known, bytes of temporary arrays and outputs, timed runs."""
 
 
-def arguments(shape, dtype):
+class WrongError(Exception):
+    """An implementation's result is not the reference's."""
+
+
+def arguments(shape: str, dtype: jnp.dtype) -> dict[str, jax.Array]:
     """Random arguments of a named shape."""
     b, length, d, n, _ = SHAPES[shape]
     return random_arguments(b, length, d, n, dtype)
 
 
-def random_arguments(b, length, d, n, dtype):
-    """Random arguments with softplus, bias and D, as a Mamba layer calls the scan."""
+def random_arguments(b: int, length: int, d: int, n: int, dtype: jnp.dtype) -> dict[str, jax.Array]:
+    """Random arguments with softplus, bias and D, as a Mamba layer calls the scan, and y's cotangent `dy`."""
     keys = iter(jax.random.split(jax.random.key(0), 8))
     normal = lambda *axes: jax.random.normal(next(keys), axes)
     rows = {"u": normal(b, length, d), "delta": normal(b, length, d) - 2.0}
     states = {"B": normal(b, length, n), "C": normal(b, length, n)}
-    halves = {name: x.astype(dtype) for name, x in (rows | states).items()}
-    return halves | {"A": -jnp.exp(normal(d, n)), "D": normal(d), "delta_bias": 0.1 * normal(d)}
+    rest = {"A": -jnp.exp(normal(d, n)), "D": normal(d), "delta_bias": 0.1 * normal(d)}
+    return {name: x.astype(dtype) for name, x in (rows | states | {"dy": normal(b, length, d)}).items()} | rest
 
 
-def milliseconds(run, repeats):
-    """The median time of a call, after one that warms up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+def passes(name: str) -> dict[str, Any]:
+    """The two programs that are timed, each of a call's arguments: y, and y with the gradients by name."""
+
+    def forward(given):
+        scan = {key: x for key, x in given.items() if key != "dy"}
+        return selective_scan(**scan, delta_softplus=True, implementation=name)
+
+    def both(given):
+        y, pull = jax.vjp(lambda scan: forward(scan), {key: x for key, x in given.items() if key != "dy"})
+        return y, pull(given["dy"])[0]
+
+    return {"forward": jax.jit(lambda given: (forward(given), {})), "forward+backward": jax.jit(both)}
 
 
-def finished(run, given):
-    """Runs a program to its end."""
-    return jax.block_until_ready(run(given))
+def truth(given: dict[str, jax.Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The reference's y and gradients, a piece of the batch after the other where all its states are too many."""
+    b, length, d = given["u"].shape
+    most = max(1, MOST_STATES // (length * d * given["A"].shape[1]))
+    piece = max(x for x in range(1, min(b, most) + 1) if b % x == 0)
+    run = passes("reference")["forward+backward"]
+    results = []
+    for start in range(0, b, piece):
+        part = {name: x[start : start + piece] if x.ndim == 3 else x for name, x in given.items()}
+        results.append(jax.tree.map(in_float32, run(part)))
+    together = lambda name, *x: np.concatenate(x) if x[0].ndim == 3 else sum(x)
+    y = np.concatenate([y for y, _ in results])
+    return y, {name: together(name, *(x[name] for _, x in results)) for name in results[0][1]}
 
 
-def passes(given, name):
-    """The two programs that are timed: the scan, and the gradients of a weighted sum of its outputs."""
-    scan = lambda x: jnp.asarray(selective_scan(**x, delta_softplus=True, implementation=name))
-    weights = jnp.cos(jnp.arange(given["u"].size, dtype=jnp.float32)).reshape(given["u"].shape)
-    loss = lambda x: (scan(x).astype(jnp.float32) * weights).sum()
-    return {"forward": jax.jit(scan), "forward+backward": jax.jit(jax.grad(loss))}
+def in_float32(x: jax.Array) -> np.ndarray:
+    """Brings a result to where it is compared."""
+    return np.asarray(x.astype(jnp.float32))
 
 
-def peer(given, repeats):
-    """Times the same scan as an eager PyTorch loop; no times where PyTorch is not installed."""
+def check(who: str, got: tuple[Any, dict], want: tuple[Any, dict], dtype: str) -> None:
+    """Raises WrongError where y or a gradient is further from the reference's than it may be, or not a number."""
+    pairs = {"y": (got[0], want[0])} | {f"the gradient of {name}": (x, want[1][name]) for name, x in got[1].items()}
+    for what, (ours, true) in pairs.items():
+        worst = np.abs(ours - true).max() / max(np.abs(true).max(), 1e-6)
+        if not worst <= BOUNDS[dtype]:
+            raise WrongError(f"{who}: {what} is off by {worst:.1e} of its largest value; {BOUNDS[dtype]:.0e} may be.")
+
+
+@functools.cache
+def peer() -> ModuleType | None:
+    """Loads what ours are compared with on this device; says so where it is not installed."""
+    module = PEERS.get(jax.default_backend())
     try:
-        import torch  # pyright: ignore[reportMissingImports] -- an optional dependency
-    except ImportError:
-        return {}
-    x = {name: torch.tensor(np.asarray(value.astype(jnp.float32)), requires_grad=True) for name, value in given.items()}
-
-    def scan():
-        delta = torch.nn.functional.softplus(x["delta"] + x["delta_bias"])
-        state, rows = 0.0, []
-        for t in range(delta.shape[1]):
-            decay = torch.exp(delta[:, t, :, None] * x["A"])
-            state = decay * state + (delta[:, t] * x["u"][:, t])[..., None] * x["B"][:, t, None]
-            rows.append((state * x["C"][:, t, None]).sum(-1))
-        return torch.stack(rows, 1) + x["D"] * x["u"]
-
-    def forward():
-        with torch.no_grad():
-            scan()
-
-    both = lambda: torch.autograd.grad(scan().sum(), list(x.values()))
-    return {"forward": milliseconds(forward, repeats), "forward+backward": milliseconds(both, max(3, repeats // 5))}
+        return importlib.import_module(f"benchmarks.{module}") if module else None
+    except ImportError as reason:
+        print(f"No ratios: {module} does not load. {reason}", flush=True)
+        return None
 
 
-def measure(shape, dtype, repeats):
-    """Returns a row for each implementation that serves the shape, and each pass."""
-    given, rows = arguments(shape, dtype), []
-    peers = peer(given, repeats) if jax.default_backend() == "cpu" else {}
-    wanted = {kind: run(given) for kind, run in passes(given, "reference").items()}
-    for name in IMPLEMENTATIONS:
-        for kind, run in passes(given, name).items():
-            try:
-                got = run(given)
-            except NotImplementedError as reason:
-                print(f"{shape} {name}: {reason}")
-                break
-            for ours, true in zip(jax.tree.leaves(got), jax.tree.leaves(wanted[kind])):
-                worst = float(jnp.abs(ours - true).max() / jnp.maximum(jnp.abs(true).max(), 1e-6))
-                if worst > (1e-4 if dtype == jnp.float32 else 2e-2):
-                    raise SystemExit(f"{name} is wrong at {shape}, {kind}: {worst:.1e} of the largest value.")
-            row = {
-                "implementation": name,
-                "default": name == FASTEST_FIRST[jax.default_backend()][0],
-                "shape": shape,
-                "pass": kind,
-                "dtype": jnp.dtype(dtype).name,
-                "median_ms": round(milliseconds(functools.partial(finished, run, given), repeats), 2),
-            }
-            if kind in peers:
-                row |= {"peer_ms": round(peers[kind], 1), "ratio_to_peer": round(peers[kind] / row["median_ms"], 1)}
-            print(row, flush=True)
-            rows.append(row)
-    return rows
+def device() -> str:
+    """Names the device that is measured."""
+    kind = jax.devices()[0].device_kind
+    return f"{kind}, cores: {len(os.sched_getaffinity(0))}" if jax.default_backend() == "cpu" else kind
+
+
+def here() -> tuple[str, ...]:
+    """Names the implementations that are made for this device, the default last."""
+    platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    return (*EVERYWHERE, *(name for name in IMPLEMENTATIONS if name in FASTEST_FIRST[platform]))
+
+
+def floor(shape: Shape, dtype: jnp.dtype, kind: str) -> float | None:
+    """The ms that a forward pass takes at least: u, delta, y, B and C from and to memory, or its exponentials."""
+    if "H100" not in jax.devices()[0].device_kind or kind != "forward":
+        return None
+    size = jnp.dtype(dtype).itemsize * (3 * shape.b * shape.l * shape.d + 2 * shape.b * shape.l * shape.n)
+    return 1e3 * max(size / H100["bytes"], shape.elements / H100["exponentials"])
+
+
+def calls_of(given: dict[str, jax.Array]) -> int:
+    """How many calls a timed run makes: one on a CPU; on an accelerator enough that it need not wait for the host."""
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(1, min(CALLS, CALLS_BYTES // sum(x.nbytes for x in given.values())))
+
+
+def measure(
+    title: str, shape: Shape, dtype: jnp.dtype, repeats: int, names: Sequence[str], kinds: Sequence[str] = PASSES
+) -> Iterator[dict]:
+    """Checks every implementation that serves a shape, then times them and the peer in turns; yields the rows."""
+    given = random_arguments(shape.b, shape.l, shape.d, shape.n, dtype)
+    dtype = jnp.dtype(dtype)
+    want = truth(given)
+    programs, memory = {}, {}
+    for name in names:
+        runs = passes(name)
+        try:
+            for kind in kinds:
+                analysis = runs[kind].lower(given).compile().memory_analysis()
+                memory[name, kind] = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+        except NotImplementedError as reason:
+            print(f"{title}, {name} is left out: {reason}", flush=True)
+            continue
+        limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+        if max(memory[name, kind] for kind in kinds) > 0.8 * limit:
+            print(f"{title}, {name} is left out: it needs more memory than the device has.", flush=True)
+            continue
+        for kind in kinds:
+            check(f"{name} at {title}, {kind}", jax.tree.map(in_float32, runs[kind](given)), want, dtype.name)
+        programs[name] = runs
+
+    inputs = timing.copies(given)
+    calls = calls_of(given)
+    other = peer()
+    theirs = [other.load(x) for x in inputs] if other else []
+    for kind in kinds:
+        timers = {name: timing.timer(runs[kind], inputs, calls) for name, runs in programs.items()}
+        if other:
+            y, gradients = other.run(kind, theirs[0])
+            got = other.as_numpy(y), {name: other.as_numpy(x) for name, x in gradients.items()}
+            check(f"{other.NAME} at {title}, {kind}", got, want, dtype.name)
+            timers[other.NAME] = lambda turn: other.milliseconds(kind, timing.rotated(theirs, turn, calls))  # noqa: B023
+        times = timing.interleaved(timers, repeats)
+        least = floor(shape, dtype, kind)
+        versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__} | (other.version() if other else {})
+        for name, taken in times.items():
+            lower, median, upper = timing.quartiles(taken)
+            row = (
+                *(name, title, kind, dtype.name, round(median, 4), [round(lower, 4), round(upper, 4)]),
+                round(timing.quartiles(times[other.NAME])[1] / median, 2) if other else None,
+                round(least / median, 3) if least else None,
+                *(memory.get((name, kind)), device(), versions, repeats),
+            )
+            yield dict(zip(COLUMNS, row))
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Writes rows as a table for a terminal."""
+    lines = [f"{'':28} {'':16} {'':16} {'dtype':8} {'median':>9} {'quartiles':>19} {'ratio':>7} {'floor':>6} {'MB':>8}"]
+    for row in rows:
+        known = lambda x, form: "" if x is None else format(x, form)
+        megabytes = None if row["peak_memory"] is None else row["peak_memory"] / 1e6
+        lower, upper = row["quartiles"]
+        lines.append(
+            f"{row['shape']:28} {row['implementation']:16} {row['pass']:16} {row['dtype']:8} {row['median_ms']:9.3f} "
+            f"{lower:9.3f} {upper:9.3f} {known(row['ratio_to_peer'], '7.2f'):>7} "
+            f"{known(row['fraction_of_floor'], '6.2f'):>6} {known(megabytes, '8.1f'):>8}"
+        )
+    return "\n".join(lines)
+
+
+def file(results: pathlib.Path, ending: str = ".json") -> pathlib.Path:
+    """Where the measurements of this kind of device go."""
+    kind = jax.devices()[0].device_kind.replace(" ", "_").lower()
+    return results / f"selective_scan_{kind}{ending}"
+
+
+def write(rows: Sequence[dict], results: pathlib.Path) -> None:
+    """Puts rows into the device's file, in place of those of the same shape, type and device."""
+    path = file(results)
+    kept = json.loads(path.read_text()) if path.exists() else []
+    what = lambda row: tuple(row.get(column) for column in ("shape", "dtype", "device"))
+    new = {what(row) for row in rows}
+    kept = [row for row in kept if what(row) not in new]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([*kept, *rows], indent=2) + "\n")
 
 
 def main() -> None:
-    """Times the shapes that are named and records the rows by kind of device."""
+    """Times the shapes that are named, or the series that are drawn, and records the rows by kind of device."""
+    usual = ["cpu_121", "cpu_121_narrow", "cpu_lm_1024"]
+    if jax.default_backend() != "cpu":
+        usual = ["ours_49", "ours_121", "ours_289", "lm_2048", "lm_8192"]
     parser = argparse.ArgumentParser(description="Times the scan's implementations on this machine.")
-    parser.add_argument("--shapes", nargs="+", default=["cpu_121", "cpu_121_narrow"], choices=list(SHAPES))
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--record", action="store_true", help="write results/selective_scan_<device>.json")
+    parser.add_argument("--shapes", nargs="+", default=usual, choices=list(SHAPES))
+    parser.add_argument("--dtype", default="float32", choices=list(BOUNDS))
+    parser.add_argument("--repeats", type=int, default=20, help="timed runs")
+    parser.add_argument("--implementations", nargs="+", default=list(here()), choices=list(IMPLEMENTATIONS))
+    parser.add_argument("--plot", action="store_true", help="measure and draw time against length and batch instead")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="the folder that is written to")
     options = parser.parse_args()
-    rows = [row for shape in options.shapes for row in measure(shape, jnp.dtype(options.dtype), options.repeats)]
-    if options.record:
-        RESULTS.mkdir(exist_ok=True)
-        device = jax.devices()[0].device_kind.replace(" ", "_").lower()
-        text = json.dumps(rows, indent=2)
-        RESULTS.joinpath(f"selective_scan_{device}.json").write_text(text + "\n")
+    take = functools.partial(
+        measure, dtype=jnp.dtype(options.dtype), repeats=options.repeats, names=options.implementations
+    )
+    try:
+        if options.plot:
+            from benchmarks import series
+
+            series.main(take, options.results)
+            return
+        for shape in options.shapes:
+            rows = list(take(shape, SHAPES[shape]))
+            print(table(rows), flush=True)
+            write(rows, options.results)
+    except WrongError as wrong:
+        raise SystemExit(f"Nothing more is timed. {wrong}") from wrong
 
 
 if __name__ == "__main__":

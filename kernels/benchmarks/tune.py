@@ -1,16 +1,16 @@
 """Measures the numbers that a kernel runs with and records the fastest: `python -m benchmarks.tune --shapes ours_121`.
 
 For an implementation with `candidates(sizes)`, every choice is timed, forward and backward together, on the device at
-hand; each has to give the reference's outputs first. All raw times go, with the choice, to the package's data for this
-kind of device (`tuning.py`), which calls then read by default. `--interpret` rehearses two choices on tiny sizes
-without a GPU and records nothing.
+hand; each has to give the reference's outputs and gradients first. All raw times go, with the choice, to the package's
+data for this kind of device (`tuning.py`), which calls then read by default. `--interpret` rehearses two choices on
+tiny sizes without a GPU and records nothing.
 """
 
 import argparse
 import json
 import statistics
-import time
 
+import jax
 import jax.numpy as jnp
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import tuning
@@ -19,33 +19,28 @@ from bdgf_kernels.selective_scan.choice import IMPLEMENTATIONS
 from bdgf_kernels.selective_scan.shapes import SHAPES
 
 from benchmarks import selective_scan as benchmark
+from benchmarks import timing
 
 
-def timed(given: dict, name: str, repeats: int) -> list[float]:
-    """Checks the forward pass, and returns the times of it with the gradients, in ms, after one that warms up."""
-    wanted = benchmark.passes(given, "reference")["forward"](given)
-    programs = benchmark.passes(given, name)
-    worst = jnp.abs(programs["forward"](given).astype(jnp.float32) - wanted.astype(jnp.float32)).max()
-    if not worst <= 2e-2 * jnp.abs(wanted.astype(jnp.float32)).max():
-        raise SystemExit(f"{name} is wrong: {worst:.1e} off.")
-    run = programs["forward+backward"]
-    benchmark.finished(run, given)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        benchmark.finished(run, given)
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
+def timed(given: dict, wanted: tuple, name: str, repeats: int) -> list[float]:
+    """Checks a choice, and returns the times of both passes together, in ms, after one that warms up."""
+    programs = benchmark.passes(name)
+    got = jax.tree.map(benchmark.in_float32, programs["forward+backward"](given))
+    benchmark.check(f"{name} with a choice", got, wanted, given["u"].dtype.name)
+    inputs = timing.copies(given)
+    calls = benchmark.calls_of(given)
+    run = timing.timer(programs["forward+backward"], inputs, calls)
+    return timing.interleaved({name: run}, repeats)[name]
 
 
 def tune(name: str, given: dict, repeats: int, most: int | None = None) -> dict:
     """Times every candidate for a call, or the first few; returns a row of the package's data."""
     b, length, d = given["u"].shape
     size = Sizes(b, length, d, 1, 1, given["A"].shape[1])
-    times = []
+    wanted, times = benchmark.truth(given), []
     for choice in IMPLEMENTATIONS[name].candidates(size)[:most]:
         with tuning.trying(choice):
-            times.append({"choice": choice, "milliseconds": [round(x, 4) for x in timed(given, name, repeats)]})
+            times.append({"choice": choice, "milliseconds": [round(x, 4) for x in timed(given, wanted, name, repeats)]})
         print(choice, statistics.median(times[-1]["milliseconds"]), flush=True)
     best = min(times, key=lambda row: statistics.median(row["milliseconds"]))
     return {"sizes": size._asdict(), "choice": best["choice"], "times": times}

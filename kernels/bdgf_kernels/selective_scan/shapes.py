@@ -22,6 +22,7 @@ SHAPES = {
     "tiny": Shape(2, 7, 4, 4, "the smallest that meets every axis"),
     "cpu_121": Shape(64, 121, 64, 16, "an 11 x 11 patch, a training batch on a laptop"),
     "cpu_121_narrow": Shape(64, 121, 32, 16, "an 11 x 11 patch, half the width"),
+    "cpu_lm_1024": Shape(1, 1024, 256, 16, "a small language model's layer, one sequence"),
     "ours_49": Shape(1024, 49, 128, 16, "a 7 x 7 patch"),
     "ours_121": Shape(1024, 121, 128, 16, "an 11 x 11 patch"),
     "ours_289": Shape(512, 289, 128, 16, "a 17 x 17 patch"),
