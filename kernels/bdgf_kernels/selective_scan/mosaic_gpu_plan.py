@@ -36,7 +36,7 @@ class Plan:
       staged: chunks of B and C that lie in shared memory at a time, going forward.
       unroll: steps that are loaded at once, going forward.
       parts: warpgroups that share a channel's states going backward, each of which keeps n / parts of them.
-      interpret: parameters of the interpreter, or None to compile.
+      interpret: parameters of the interpreter, False to compile.
     """
 
     batch: int
@@ -50,7 +50,7 @@ class Plan:
     orders: tuple[Order, ...]
     own_delta: bool
     softplus: bool
-    interpret: object = None
+    interpret: object = False
 
     @property
     def chunks(self) -> int:
@@ -138,7 +138,7 @@ def launch(plan, kernel, outputs, scratch, parts=1):
         grid_names=("sequence", "direction", "block"),
         **({"num_threads": parts, "thread_name": "part"} if parts > 1 else {}),
         compiler_params=PARAMETERS,
-        **({} if plan.interpret is None else {"interpret": plan.interpret}),
+        interpret=plan.interpret or None,
     )
 
 

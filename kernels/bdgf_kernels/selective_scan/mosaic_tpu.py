@@ -24,7 +24,7 @@ from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, sizes
 from bdgf_kernels.selective_scan.interpreting import Interpreter
-from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels
+from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
 MOST_STATES = 32
 FORWARD_TILE, BACKWARD_TILE = 64, 128
@@ -119,8 +119,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 
     def by_sequence(x, order):
         """Puts the sequences last and pads them to whole registers."""
-        x = x.transpose(order)
-        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more_sequences)])
+        return pad_last(x.transpose(order), more_sequences)
 
     # The vector unit has no float16.
     rows = lambda x: x.astype(jnp.float32) if x.dtype == jnp.float16 else x

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan.call import Operands, Options, Order, Outputs, sizes
 from bdgf_kernels.selective_scan.interpreting import Interpreter
-from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels
+from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
 AMPERE = 8.0
 MOST_STATES = 32
@@ -105,7 +105,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 
     def high(x: Any) -> Any:
         """Pads the states."""
-        return None if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, power_of_two(n) - n)])
+        return None if x is None else pad_last(x, power_of_two(n) - n)
 
     keep = None if operands.reset is None else (~operands.reset).astype(jnp.float32)
     u, B, C = wide(operands.u, 2), high(operands.B.astype(jnp.float32)), high(operands.C.astype(jnp.float32))
