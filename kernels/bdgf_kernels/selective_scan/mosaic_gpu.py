@@ -47,7 +47,7 @@ def rehearsal() -> contextlib.AbstractContextManager[None]:
 def supports(operands: Operands, options: Options) -> str | None:
     """Says why a call can't be served."""
     del options
-    _, _, d, _, g, n = sizes(operands)
+    b, length, d, k, g, n = sizes(operands)
     if not compatibility.HAS_MOSAIC_GPU:
         return f"its kernels are written for jax 0.11 and newer, this is {jax.__version__}."
     capability = compatibility.weakest_gpu()
@@ -59,6 +59,10 @@ def supports(operands: Operands, options: Options) -> str | None:
         return f"a thread keeps its states in registers, at most {MOST_STATES} of them, not {n}."
     if g > 1 and d // g % CHANNELS_MULTIPLE:
         return f"{CHANNELS_MULTIPLE} channels must share their B and C, but a group has {d // g}."
+    chunks, high = -(-length // 16), n + -n % STATES_MULTIPLE
+    largest = b * k * (d + -d % CHANNELS_MULTIPLE) * max(length, chunks * high)
+    if largest >= 2**31:
+        return f"its offsets are proven up to 31 bits, and an array would have {largest} elements."
     return None
 
 

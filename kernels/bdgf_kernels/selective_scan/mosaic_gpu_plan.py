@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from bdgf_kernels.selective_scan.call import Order
+from bdgf_kernels.selective_scan.call import Order, divided, row_of
 
 LANES = 128
 CHUNK = 16
@@ -67,13 +67,18 @@ class Plan:
         """Blocks: sequences, directions, and 128 channels each."""
         return self.batch, len(self.orders), self.channels // LANES
 
+    def place(self):
+        """The sequence, the direction and the 128 channels that a block serves.
+
+        All blocks lie along one axis: CUDA has 65535 at most along the others, too few for sequences.
+        """
+        _, directions, blocks = self.grid
+        rest, block = divided(jax.lax.axis_index("place"), blocks)
+        return *divided(rest, directions), block
+
     def row(self, direction, step):
         """The row that a direction visits at a step."""
-        rows = [order.row(step, self.length) for order in self.orders]
-        row = rows[0]
-        for i, other in enumerate(rows[1:], start=1):
-            row = jnp.where(direction == i, other, row)
-        return row
+        return row_of(self.orders, direction, step, self.length)
 
     def group(self, block):
         """The group of B and C that a block of channels belongs to."""
@@ -134,8 +139,8 @@ def launch(plan, kernel, outputs, scratch, parts=1):
         kernel,
         out_type=tuple(outputs),
         scratch_types=scratch,
-        grid=plan.grid,
-        grid_names=("sequence", "direction", "block"),
+        grid=(math.prod(plan.grid),),
+        grid_names=("place",),
         **({"num_threads": parts, "thread_name": "part"} if parts > 1 else {}),
         compiler_params=PARAMETERS,
         interpret=plan.interpret or None,

@@ -42,11 +42,17 @@ def supports(operands: Operands, options: Options) -> str | None:
     n = sizes(operands).n
     if n > MOST_STATES:
         return f"its scratch memory is laid out for at most {MOST_STATES} states, not {n}."
-    if tiling(operands, options) is None:
+    tiles = tiling(operands, options)
+    if tiles is None:
         return (
             f"several directions, or one down a grid's columns, need all {sizes(operands).l} rows of 8 channels in "
             "VMEM at a time, which is too many."
         )
+    b, length, d, k, _, n = padded(operands)
+    boundaries = k * -(-length // kernels.CHUNK) * n * d
+    largest = b * max(k * length * d, boundaries, d // tiles[1].channels * k * length * n)
+    if largest >= 2**31:
+        return f"its offsets are proven up to 31 bits, and an array would have {largest} elements."
     return None
 
 
