@@ -1,5 +1,6 @@
 """The Mosaic GPU kernels under the race-detecting interpreter, which simulates memory, copies, barriers, threads."""
 
+import functools
 import types
 
 import jax
@@ -25,7 +26,7 @@ CASES = [
     Case(b=2, l=19, d=128, n=4, softplus=True, optional=("D", "z", "delta_bias", "initial_state")),
     Case(b=1, l=17, d=200, n=3, dtype="bfloat16", softplus=True, reverse=True, optional=("D", "delta_bias")),
     Case(b=1, l=16, d=256, n=4, g=2, optional=("initial_state",)),
-    Case(b=1, l=37, d=128, n=8, softplus=True, optional=("D", "delta_bias", "initial_state")),
+    Case(b=1, l=33, d=128, n=16, softplus=True, optional=("D", "delta_bias", "initial_state")),
 ]
 
 
@@ -82,7 +83,8 @@ def test_four_directions_are_one_launch_each_way_with_the_other_implementations_
         normal(b, side, side, k, n),
         normal(k, d),
     )
-    loss = lambda name: lambda *x: jnp.sin(selective_scan_2d(*x, delta_softplus=True, implementation=name)).sum()
+    weights = normal(b, side, side, d)
+    loss = lambda name: lambda *x: (weights * selective_scan_2d(*x, delta_softplus=True, implementation=name)).sum()
     both = [jax.value_and_grad(loss(name), argnums=tuple(range(6))) for name in ("mosaic_gpu", "chunked")]
     got, want = (jax.jit(f)(*given) for f in both)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
@@ -102,6 +104,27 @@ def test_four_directions_are_one_launch_each_way_with_the_other_implementations_
 def test_what_the_kernels_can_not_do_is_refused_with_the_reason(case, reason):
     with pytest.raises(NotImplementedError, match=reason):
         selective_scan(**arguments(case), implementation="mosaic_gpu")
+
+
+def traced(b, length):
+    """The program for so many sequences, of which nothing is allocated."""
+    array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+    rows, states, rates = array((b, length, 128)), array((b, length, 16)), array((128, 16))
+    return jax.make_jaxpr(functools.partial(selective_scan, implementation="mosaic_gpu"))(
+        rows, rows, rates, states, states
+    )
+
+
+@needs_new_jax
+def test_arrays_of_more_than_31_bits_are_refused_before_an_offset_wraps():
+    traced(2**15 - 1, 512)
+    with pytest.raises(NotImplementedError, match="an array would have 2147483648 elements"):
+        traced(2**15, 512)
+
+
+@needs_new_jax
+def test_blocks_lie_along_the_one_axis_of_a_launch_that_holds_more_than_65535():
+    assert "grid=(70000,)" in str(traced(70_000, 2))
 
 
 @pytest.mark.skipif(compatibility.HAS_MOSAIC_GPU, reason="about older versions")
@@ -141,6 +164,30 @@ def test_eight_neighbouring_threads_meet_banks_of_their_own(access):
         words = getattr(sums, access)(0, np.arange(start, start + 8)[:, None], 12) + np.arange(4)
         assert (words[:, 0] % 4 == 0).all()
         assert len(set((words % 32).ravel())) == 32
+
+
+@needs_new_jax
+def test_step_sizes_of_zero_and_beyond_keep_and_forget_the_state_with_the_same_bits_every_time(interpreted):
+    arrays = arguments(Case(b=1, l=3, d=128, n=4, optional=("initial_state",)))
+    still = arrays | {"delta": jnp.zeros_like(arrays["delta"])}
+    broken = arrays | {"delta": arrays["delta"].at[:, 1].set(1e4)}
+
+    @jax.jit
+    def step(arrays):
+        def loss(arrays):
+            y, state = selective_scan(**arrays, return_final_state=True, implementation="mosaic_gpu")
+            return y.sum(), (y, state)
+
+        return jax.value_and_grad(loss, has_aux=True)(arrays)
+
+    (_, (_, state)), _ = step(still)
+    np.testing.assert_array_equal(state, still["initial_state"])
+    (_, (y, _)), gradients = first = step(broken)
+    (_, (changed, _)), _ = step(broken | {"initial_state": broken["initial_state"] + 100.0})
+    np.testing.assert_array_equal(changed[:, 1:], y[:, 1:])
+    assert all(jnp.isfinite(g).all() for g in gradients.values())
+    for _ in range(3):
+        jax.tree.map(np.testing.assert_array_equal, step(broken), first)
 
 
 @needs_new_jax

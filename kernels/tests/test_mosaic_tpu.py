@@ -71,6 +71,12 @@ def test_the_steps_that_the_chip_runs_are_right():
 
 
 @pytest.mark.slow
+def test_a_patch_is_right_with_every_constant_as_on_the_chip():
+    with mosaic_tpu.interpreted(INTERPRETERS["plain"]):
+        check(Case(b=2, l=121, d=16, n=16, softplus=True, optional=("D", "delta_bias", "initial_state")))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_long_sequence_comes_in_segments(reverse, interpreted, short_steps, monkeypatch):
     monkeypatch.setattr(mosaic_tpu, "LONGEST_SEGMENT", 16)
@@ -123,6 +129,18 @@ def test_what_the_kernels_can_not_do_is_refused_with_the_reason(directions):
     else:
         with pytest.raises(NotImplementedError, match="need all 16384 rows of 8 channels in VMEM at a time"):
             jax.eval_shape(scan, *given)
+
+
+def test_arrays_of_more_than_31_bits_are_refused_before_an_offset_wraps():
+    def shape_of(b):
+        array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+        rows, states, rates = array((b, 512, 128)), array((b, 512, 16)), array((128, 16))
+        scan = functools.partial(selective_scan, implementation="mosaic_tpu")
+        return jax.eval_shape(scan, rows, rows, rates, states, states).shape
+
+    assert shape_of(2**15 - 128) == (2**15 - 128, 512, 128)
+    with pytest.raises(NotImplementedError, match="an array would have 2147483648 elements"):
+        shape_of(2**15 - 127)
 
 
 def test_the_default_for_a_tpu_is_this_kernel_where_the_batch_fills_its_lanes():

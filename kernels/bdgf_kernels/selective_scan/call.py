@@ -3,8 +3,19 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
+
+
+def divided(number: Any, by: int) -> tuple[Any, Any]:
+    """Quotient and remainder of what is not negative; traced, one instruction each, which kernels everywhere have."""
+    if by == 1:
+        return number, 0
+    if not isinstance(number, jax.Array):
+        return divmod(number, by)
+    divisor = number.dtype.type(by)
+    return jax.lax.div(number, divisor), jax.lax.rem(number, divisor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +38,8 @@ class Order:
         if self.grid is None:
             return step
         height, width = self.grid
-        return step % height * width + step // height
+        column, within = divided(step, height)
+        return within * width + column
 
     def arrange(self, x: Shaped[Array, "l ..."]) -> Shaped[Array, "l ..."]:
         """Brings rows into the sequence of visits."""
@@ -41,6 +53,14 @@ class Order:
         if self.grid is not None:
             x = x.reshape(*self.grid[::-1], *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
         return x
+
+
+def row_of(orders: tuple[Order, ...], direction: Any, step: Any, length: int) -> Any:
+    """Returns the row that one of several scans visits at a step; which scan it is may be traced."""
+    row = orders[0].row(step, length)
+    for i, order in enumerate(orders[1:], start=1):
+        row = jnp.where(direction == i, order.row(step, length), row)
+    return row
 
 
 class Operands(NamedTuple):

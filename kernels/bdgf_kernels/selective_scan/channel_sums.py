@@ -44,7 +44,7 @@ def write(terms, column, scratch, interpret):
 
     Up to 3 columns after them are undefined then.
     """
-    if interpret is None:
+    if not interpret:
         layouts = (plgpu.RefType(), *[ONE_A_THREAD] * len(terms))
         plgpu.inline_mgpu(arg_types=layouts)(lambda ctx, *x: write_in_machine_terms(column, *x))(scratch, *terms)
     else:
@@ -54,7 +54,7 @@ def write(terms, column, scratch, interpret):
 
 def add_up(scratch, interpret):
     """Adds the columns up over each warp's rows: 128 sums for the first warp, for the second, and so on."""
-    if interpret is None:
+    if not interpret:
         kind = plgpu.ShapeDtypeStruct((SUMS,), np.dtype(np.float32), layout=FOUR_A_THREAD)
         return plgpu.inline_mgpu(arg_types=(plgpu.RefType(),), return_type=kind)(add_up_in_machine_terms)(scratch)
     return scratch[:, :, :COLUMNS].sum(axis=1).reshape(SUMS)

@@ -15,7 +15,6 @@ transposed in memory. B and C, smaller by n / d, are brought into visiting order
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +23,18 @@ from jaxtyping import Array, Float
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import tuning
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, by_step, sizes
+from bdgf_kernels.selective_scan.interpreting import Interpreter
+from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
 HOPPER = 9.0
+CHANNELS_MULTIPLE = 128
 STATES_MULTIPLE = 4
 MOST_STATES = 16
 PROCESSORS = 132
 STAGED, STAGED_ALONE = 26, 100
 LOG2E, LN2 = math.log2(math.e), math.log(2.0)
 
-interpreter = None
-
-
-@contextlib.contextmanager
-def interpreted(parameters: object) -> Iterator[None]:
-    """Runs the kernels of calls traced inside by an interpreter: `plgpu.InterpretGPUParams(detect_races=True)`, say."""
-    global interpreter
-    before, interpreter = interpreter, parameters
-    try:
-        yield
-    finally:
-        interpreter = before
+interpreted = Interpreter()
 
 
 def rehearsal() -> contextlib.AbstractContextManager[None]:
@@ -56,7 +47,7 @@ def rehearsal() -> contextlib.AbstractContextManager[None]:
 def supports(operands: Operands, options: Options) -> str | None:
     """Says why a call can't be served."""
     del options
-    _, _, d, _, g, n = sizes(operands)
+    b, length, d, k, g, n = sizes(operands)
     if not compatibility.HAS_MOSAIC_GPU:
         return f"its kernels are written for jax 0.11 and newer, this is {jax.__version__}."
     capability = compatibility.weakest_gpu()
@@ -66,33 +57,33 @@ def supports(operands: Operands, options: Options) -> str | None:
         return "its kernels take no reset."
     if n > MOST_STATES:
         return f"a thread keeps its states in registers, at most {MOST_STATES} of them, not {n}."
-    if g > 1 and d // g % 128:
-        return f"128 channels must share their B and C, but a group has {d // g}."
+    if g > 1 and d // g % CHANNELS_MULTIPLE:
+        return f"{CHANNELS_MULTIPLE} channels must share their B and C, but a group has {d // g}."
+    chunks, high = -(-length // 16), n + -n % STATES_MULTIPLE
+    largest = b * k * (d + -d % CHANNELS_MULTIPLE) * max(length, chunks * high)
+    if largest >= 2**31:
+        return f"its offsets are proven up to 31 bits, and an array would have {largest} elements."
     return None
 
 
 def scan(operands: Operands, options: Options) -> Outputs:
     """Pads channels to 128 and states to 4, runs the kernels, adds the directions up and gates."""
-    b, length, d, _, _, n = sizes(operands)
-    wide, high = -d % 128, -n % STATES_MULTIPLE
+    b, length, d, _, g, n = sizes(operands)
     given = lambda x, change: None if x is None else change(x)
-    u, delta = pad(operands.u, wide), pad(operands.delta, wide).reshape(b, length, -1)
-    D, bias = (given(x, lambda x: pad(x, wide)) for x in (operands.D, operands.delta_bias))
-    by_state = lambda x: pad(pad(x, high).swapaxes(-1, -2), wide)
+    wide = lambda x: pad_channels(x, x.ndim - 1, g, CHANNELS_MULTIPLE)
+    high = lambda x: pad_last(x, -n % STATES_MULTIPLE)
+    by_state = lambda x: wide(high(x).swapaxes(-1, -2))
+    u, delta = wide(operands.u), wide(operands.delta).reshape(b, length, -1)
     A, first = by_state(operands.A), given(operands.initial_state, by_state)
-    B, C = (by_step(pad(x.astype(jnp.float32), high), options) for x in (operands.B, operands.C))
+    B, C = (by_step(high(x.astype(jnp.float32)), options) for x in (operands.B, operands.C))
+    D, bias = given(operands.D, wide), given(operands.delta_bias, wide)
 
     own_delta = operands.delta.shape[2] > 1
-    outputs: Outputs = run(options, own_delta, interpreter, u, delta, A, B, C, D, bias, first)
-    y, last = outputs[0][..., :d], outputs[1]
+    outputs: Outputs = run(options, own_delta, interpreted.parameters, u, delta, A, B, C, D, bias, first)
+    y, last = drop_channels(outputs[0], 2, g, d), outputs[1]
     if operands.z is not None:
         y = y.astype(jnp.float32) * jax.nn.silu(operands.z.astype(jnp.float32))
-    return y.astype(operands.u.dtype), given(last, lambda x: x.swapaxes(-1, -2)[:, :, :d, :n])
-
-
-def pad(x: Array, amount: int) -> Array:
-    """Adds zeros to the last axis."""
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, amount)]) if amount else x
+    return y.astype(operands.u.dtype), given(last, lambda x: drop_channels(x, 3, g, d).swapaxes(-1, -2)[..., :n])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -120,7 +111,7 @@ def defaults(size: Sizes) -> dict[str, int]:
     warp a scheduler busy. `unroll_for_gradients`: the same where it writes the state at every 16th step. `staged`: the
     steps over 16 of B and C in its shared memory. `parts`: warpgroups that share the states going backward.
     """
-    few = size.b * size.k * -(-size.d // 128) <= PROCESSORS
+    few = size.b * size.k * -(-size.d // CHANNELS_MULTIPLE) <= PROCESSORS
     most = STAGED_ALONE if few else STAGED
     chunks = -(-size.l // 16)
     return {

@@ -75,7 +75,7 @@ def backward(plan, operands, boundaries, dy, dlast):
         refs = list(refs)
         D_, bias_, dlast_ = (refs.pop(0) if x is not None else None for x in (D, bias, dlast))
         du, ddelta, dA, dD, dbias, dfirst, dBC = refs
-        sequence, direction, block = (jax.lax.axis_index(x) for x in ("sequence", "direction", "block"))
+        sequence, direction, block = plan.place()
         part = jax.lax.axis_index("part") if parts > 1 else 0
         channels = pl.ds(block * LANES, LANES)
         own = pl.ds((direction if plan.own_delta else 0) * plan.channels + block * LANES, LANES)

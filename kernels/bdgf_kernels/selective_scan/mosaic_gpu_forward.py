@@ -81,7 +81,7 @@ def shared(plan):
 
 def walk(plan, refs, *, B, C, arrived):
     """What a block does: a segment of B and C after the other is staged, and its steps are walked."""
-    sequence, direction, block = (jax.lax.axis_index(x) for x in ("sequence", "direction", "block"))
+    sequence, direction, block = plan.place()
     channels = pl.ds(block * LANES, LANES)
     own = pl.ds((direction if plan.own_delta else 0) * plan.channels + block * LANES, LANES)
 

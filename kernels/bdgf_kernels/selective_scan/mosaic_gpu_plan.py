@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from bdgf_kernels.selective_scan.call import Order
+from bdgf_kernels.selective_scan.call import Order, divided, row_of
 
 LANES = 128
 CHUNK = 16
@@ -36,7 +36,7 @@ class Plan:
       staged: chunks of B and C that lie in shared memory at a time, going forward.
       unroll: steps that are loaded at once, going forward.
       parts: warpgroups that share a channel's states going backward, each of which keeps n / parts of them.
-      interpret: parameters of the interpreter, or None to compile.
+      interpret: parameters of the interpreter, False to compile.
     """
 
     batch: int
@@ -50,7 +50,7 @@ class Plan:
     orders: tuple[Order, ...]
     own_delta: bool
     softplus: bool
-    interpret: object = None
+    interpret: object = False
 
     @property
     def chunks(self) -> int:
@@ -67,13 +67,18 @@ class Plan:
         """Blocks: sequences, directions, and 128 channels each."""
         return self.batch, len(self.orders), self.channels // LANES
 
+    def place(self):
+        """The sequence, the direction and the 128 channels that a block serves.
+
+        All blocks lie along one axis: CUDA has 65535 at most along the others, too few for sequences.
+        """
+        _, directions, blocks = self.grid
+        rest, block = divided(jax.lax.axis_index("place"), blocks)
+        return *divided(rest, directions), block
+
     def row(self, direction, step):
         """The row that a direction visits at a step."""
-        rows = [order.row(step, self.length) for order in self.orders]
-        row = rows[0]
-        for i, other in enumerate(rows[1:], start=1):
-            row = jnp.where(direction == i, other, row)
-        return row
+        return row_of(self.orders, direction, step, self.length)
 
     def group(self, block):
         """The group of B and C that a block of channels belongs to."""
@@ -134,11 +139,11 @@ def launch(plan, kernel, outputs, scratch, parts=1):
         kernel,
         out_type=tuple(outputs),
         scratch_types=scratch,
-        grid=plan.grid,
-        grid_names=("sequence", "direction", "block"),
+        grid=(math.prod(plan.grid),),
+        grid_names=("place",),
         **({"num_threads": parts, "thread_name": "part"} if parts > 1 else {}),
         compiler_params=PARAMETERS,
-        **({} if plan.interpret is None else {"interpret": plan.interpret}),
+        interpret=plan.interpret or None,
     )
 
 

@@ -24,7 +24,7 @@ from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, sizes
 from bdgf_kernels.selective_scan.interpreting import Interpreter
-from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels
+from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
 MOST_STATES = 32
 FORWARD_TILE, BACKWARD_TILE = 64, 128
@@ -42,11 +42,17 @@ def supports(operands: Operands, options: Options) -> str | None:
     n = sizes(operands).n
     if n > MOST_STATES:
         return f"its scratch memory is laid out for at most {MOST_STATES} states, not {n}."
-    if tiling(operands, options) is None:
+    tiles = tiling(operands, options)
+    if tiles is None:
         return (
             f"several directions, or one down a grid's columns, need all {sizes(operands).l} rows of 8 channels in "
             "VMEM at a time, which is too many."
         )
+    b, length, d, k, _, n = padded(operands)
+    boundaries = k * -(-length // kernels.CHUNK) * n * d
+    largest = b * max(k * length * d, boundaries, d // tiles[1].channels * k * length * n)
+    if largest >= 2**31:
+        return f"its offsets are proven up to 31 bits, and an array would have {largest} elements."
     return None
 
 
@@ -119,8 +125,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 
     def by_sequence(x, order):
         """Puts the sequences last and pads them to whole registers."""
-        x = x.transpose(order)
-        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more_sequences)])
+        return pad_last(x.transpose(order), more_sequences)
 
     # The vector unit has no float16.
     rows = lambda x: x.astype(jnp.float32) if x.dtype == jnp.float16 else x

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from bdgf_kernels.selective_scan.call import Order
+from bdgf_kernels.selective_scan.call import Order, divided
 
 LANES = 128
 SUBLANES = 8
@@ -96,25 +96,9 @@ class Plan:
         row, before = place, None
         for i, order in enumerate(self.orders):
             if order.grid != before:
-                row = jnp.where(direction >= i, down_columns(order.grid, place), row)
+                row = jnp.where(direction >= i, Order(grid=order.grid).row(place, self.length), row)
                 before = order.grid
         return row
-
-
-def divided(number, by: int):
-    """Quotient and remainder of what is not negative: floor division lowers only where the chip is known."""
-    if isinstance(number, int):
-        return divmod(number, by)
-    divisor = jnp.asarray(by, number.dtype)
-    return jax.lax.div(number, divisor), jax.lax.rem(number, divisor)
-
-
-def down_columns(grid, place):
-    """The row of a place on the way along a grid's columns, or simply along the rows where there is no grid."""
-    if grid is None:
-        return place
-    column, within = divided(place, grid[0])
-    return within * grid[1] + column
 
 
 def visit(descending, count, step):

@@ -1,4 +1,4 @@
-"""Channels in whole registers or blocks: each group of B and C is widened by zeros, so that no block meets two."""
+"""Axes in whole registers or blocks. Each group of B and C is widened by itself: no block of channels meets two."""
 
 import jax
 import jax.numpy as jnp
@@ -22,3 +22,8 @@ def drop_channels(x: Shaped[Array, "..."], axis: int, groups: int, channels: int
     x = x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :])
     x = jax.lax.slice_in_dim(x, 0, channels // groups, axis=axis + 1)
     return x.reshape(*x.shape[:axis], channels, *x.shape[axis + 2 :])
+
+
+def pad_last(x: Shaped[Array, "..."], amount: int) -> Shaped[Array, "..."]:
+    """Adds zeros at the end of the last axis."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, amount)]) if amount else x

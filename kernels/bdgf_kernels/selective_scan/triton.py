@@ -20,9 +20,9 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from bdgf_kernels import compatibility
-from bdgf_kernels.selective_scan.call import Operands, Options, Order, Outputs, sizes
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, row_of, sizes
 from bdgf_kernels.selective_scan.interpreting import Interpreter
-from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels
+from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
 AMPERE = 8.0
 MOST_STATES = 32
@@ -89,10 +89,7 @@ class Plan:
 
     def row(self, direction, step):
         """The row that a direction visits at a step."""
-        row = visited(self.options.orders[0], step, self.length)
-        for i, order in enumerate(self.options.orders[1:], start=1):
-            row = jnp.where(direction == i, visited(order, step, self.length), row)
-        return row
+        return row_of(self.options.orders, direction, step, self.length)
 
 
 def scan(operands: Operands, options: Options) -> Outputs:
@@ -105,7 +102,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 
     def high(x: Any) -> Any:
         """Pads the states."""
-        return None if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, power_of_two(n) - n)])
+        return None if x is None else pad_last(x, power_of_two(n) - n)
 
     keep = None if operands.reset is None else (~operands.reset).astype(jnp.float32)
     u, B, C = wide(operands.u, 2), high(operands.B.astype(jnp.float32)), high(operands.C.astype(jnp.float32))
@@ -147,17 +144,6 @@ def run(
 ) -> tuple[Float[Array, "b l d"], Float[Array, "b k d n"] | None]:
     """Returns y, the directions added up, and, where wanted, the last state."""
     return forward(plan, (u, delta, A, B, C, D, bias, keep), first)[0]
-
-
-def visited(order: Order, step, length: int):
-    """The row of a step, by divisions that lower to one instruction each."""
-    if isinstance(step, int):
-        return order.row(step, length)
-    step = length - 1 - step if order.reverse else step
-    if order.grid is None:
-        return step
-    height, width = (jnp.asarray(x, step.dtype) for x in order.grid)
-    return jax.lax.rem(step, height) * width + jax.lax.div(step, height)
 
 
 def load(ref, *index) -> Any:
