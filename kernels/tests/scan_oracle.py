@@ -6,6 +6,7 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bdgf_kernels import selective_scan
 from bdgf_kernels.selective_scan.shapes import TEST_SHAPES
 
 HALF = {"bfloat16": jnp.bfloat16, "float16": jnp.float16, "float32": jnp.float32}
@@ -167,3 +168,17 @@ def assert_close(got, want, *, dtype="float32"):
         scale = max(np.abs(true).max(), 1e-3)
         worst = np.abs(ours - true).max() / scale
         assert worst <= bound, f"{name}: {worst:.2e} of its scale, allowed {bound:.1e}"
+
+
+def check(case, implementation):
+    """Compares outputs, last state and every gradient of a call with the truth."""
+    arrays = arguments(case)
+    random = np.random.default_rng(1)
+    dy = jnp.asarray(random.standard_normal((case.b, case.l, case.d)), jnp.float32).astype(case.dtype)
+    dstate = jnp.asarray(random.standard_normal((case.b, case.d, case.n)), jnp.float32)
+    how = {"delta_softplus": case.softplus, "reverse": case.reverse}
+    call = lambda x: selective_scan(**x, **how, return_final_state=True, implementation=implementation)
+    got = measured(call, arrays, dy=dy, dstate=dstate)
+    as_numpy = {"dy": np.asarray(dy.astype(jnp.float32)), "dstate": np.asarray(dstate)}
+    want = truth(arrays, softplus=case.softplus, reverse=case.reverse, **as_numpy)
+    assert_close(got, want, dtype=case.dtype)

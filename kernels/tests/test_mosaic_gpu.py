@@ -10,7 +10,7 @@ import pytest
 from bdgf_kernels import compatibility, selective_scan, selective_scan_2d
 from bdgf_kernels.selective_scan import mosaic_gpu, tuning
 from bdgf_kernels.selective_scan.call import Sizes
-from scan_oracle import Case, arguments, assert_close, measured, truth
+from scan_oracle import Case, arguments, check
 
 needs_new_jax = pytest.mark.skipif(not compatibility.HAS_MOSAIC_GPU, reason="the kernels need jax 0.11 or newer")
 
@@ -33,7 +33,7 @@ CASES = [
 @needs_new_jax
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_state_and_every_gradient_are_the_oracles(case, interpreted):
-    check(case)
+    check(case, "mosaic_gpu")
 
 
 @needs_new_jax
@@ -43,21 +43,7 @@ def test_calls_that_fill_the_chip_are_walked_otherwise_with_the_same_result(leng
     alone, crowded = (mosaic_gpu.defaults(Sizes(b, case.l, case.d, 1, 1, case.n)) for b in (1, 1000))
     assert (alone["parts"], crowded["parts"]) == (2, 1)
     with tuning.trying(crowded):
-        check(case)
-
-
-def check(case):
-    """Compares a call and its gradients with the oracle."""
-    arrays = arguments(case)
-    random = np.random.default_rng(1)
-    dy = jnp.asarray(random.standard_normal((case.b, case.l, case.d)), jnp.float32).astype(case.dtype)
-    dstate = jnp.asarray(random.standard_normal((case.b, case.d, case.n)), jnp.float32)
-    how = {"delta_softplus": case.softplus, "reverse": case.reverse}
-    call = lambda x: selective_scan(**x, **how, return_final_state=True, implementation="mosaic_gpu")
-    got = measured(call, arrays, dy=dy, dstate=dstate)
-    as_numpy = {"dy": np.asarray(dy.astype(jnp.float32)), "dstate": np.asarray(dstate)}
-    want = truth(arrays, softplus=case.softplus, reverse=case.reverse, **as_numpy)
-    assert_close(got, want, dtype=case.dtype)
+        check(case, "mosaic_gpu")
 
 
 @needs_new_jax

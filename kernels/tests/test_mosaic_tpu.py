@@ -10,7 +10,7 @@ from bdgf_kernels import selective_scan, selective_scan_2d
 from bdgf_kernels.selective_scan import choice, mosaic_tpu
 from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
 from jax.experimental.pallas import tpu as pltpu
-from scan_oracle import EVERYTHING, Case, arguments, assert_close, measured, truth
+from scan_oracle import EVERYTHING, Case, arguments, check
 
 INTERPRETERS = {"races": pltpu.InterpretParams(detect_races=True), "plain": True}
 
@@ -26,19 +26,6 @@ def short_steps(monkeypatch):
     """Loops that are written out less far, and shorter chunks: interpreted programs are compiled sooner."""
     for name, value in {"CHUNK": 8, "FORWARD_STEPS": 2, "BACKWARD_STEPS": 2, "STATES_AT_ONCE": 2}.items():
         monkeypatch.setattr(kernels, name, value)
-
-
-def check(case):
-    arrays = arguments(case)
-    random = np.random.default_rng(1)
-    dy = jnp.asarray(random.standard_normal((case.b, case.l, case.d)), jnp.float32).astype(case.dtype)
-    dstate = jnp.asarray(random.standard_normal((case.b, case.d, case.n)), jnp.float32)
-    how = {"delta_softplus": case.softplus, "reverse": case.reverse}
-    call = lambda x: selective_scan(**x, **how, return_final_state=True, implementation="mosaic_tpu")
-    got = measured(call, arrays, dy=dy, dstate=dstate)
-    as_numpy = {"dy": np.asarray(dy.astype(jnp.float32)), "dstate": np.asarray(dstate)}
-    want = truth(arrays, softplus=case.softplus, reverse=case.reverse, **as_numpy)
-    assert_close(got, want, dtype=case.dtype)
 
 
 CASES = {
@@ -60,20 +47,23 @@ CASES = {
 @pytest.mark.parametrize(("case", "how"), [(case, how) for how, cases in CASES.items() for case in cases], ids=str)
 def test_outputs_state_and_every_gradient_are_the_oracles(case, how, short_steps):
     with mosaic_tpu.interpreted(INTERPRETERS[how]):
-        check(case)
+        check(case, "mosaic_tpu")
 
 
 @pytest.mark.slow
 def test_the_steps_that_the_chip_runs_are_right():
     """With the loops as far written out as when compiled: more than one chunk, and rests of every kind."""
     with mosaic_tpu.interpreted(INTERPRETERS["races"]):
-        check(Case(b=1, l=32 + 16 + 4 + 3, d=4, n=2, softplus=True, optional=("D", "delta_bias", "initial_state")))
+        check(
+            Case(b=1, l=32 + 16 + 4 + 3, d=4, n=2, softplus=True, optional=("D", "delta_bias", "initial_state")),
+            "mosaic_tpu",
+        )
 
 
 @pytest.mark.slow
 def test_a_patch_is_right_with_every_constant_as_on_the_chip():
     with mosaic_tpu.interpreted(INTERPRETERS["plain"]):
-        check(Case(b=2, l=121, d=16, n=16, softplus=True, optional=("D", "delta_bias", "initial_state")))
+        check(Case(b=2, l=121, d=16, n=16, softplus=True, optional=("D", "delta_bias", "initial_state")), "mosaic_tpu")
 
 
 @pytest.mark.slow
@@ -82,7 +72,10 @@ def test_a_long_sequence_comes_in_segments(reverse, interpreted, short_steps, mo
     monkeypatch.setattr(mosaic_tpu, "LONGEST_SEGMENT", 16)
     monkeypatch.setattr(mosaic_tpu, "SEGMENTS", (16,))
     monkeypatch.setattr(mosaic_tpu, "FORWARD_TILE", 8)
-    check(Case(b=1, l=37, d=16, n=2, reverse=reverse, softplus=True, optional=("delta_bias", "initial_state", "reset")))
+    check(
+        Case(b=1, l=37, d=16, n=2, reverse=reverse, softplus=True, optional=("delta_bias", "initial_state", "reset")),
+        "mosaic_tpu",
+    )
 
 
 @functools.cache
