@@ -41,7 +41,7 @@ def rehearsal() -> contextlib.AbstractContextManager[None]:
     """Runs calls without a GPU, by the interpreter that finds races."""
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
-    return interpreted(plgpu.InterpretGPUParams(detect_races=True))
+    return interpreted(plgpu.InterpretGPUParams(detect_races=True))  # pyright: ignore[reportAttributeAccessIssue] -- newer
 
 
 def supports(operands: Operands, options: Options) -> str | None:

@@ -1,5 +1,8 @@
 """The backward kernel: chunks of 16 steps from the last one on, whose states are recomputed from the one before."""
 
+# The type checker reads the oldest jax that is supported, which lacks some of `plgpu`.
+# pyright: reportAttributeAccessIssue=false
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
