@@ -13,6 +13,7 @@ from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
 from bdgf_jax.classifier.direct_head import fit_direct_head
 from bdgf_jax.classifier.objective import classification_objective
 from bdgf_jax.diffusion.denoiser import build_denoiser
+from bdgf_jax.diffusion.features import pixel_features
 from bdgf_jax.diffusion.masking import masking_rule
 from bdgf_jax.diffusion.objective import initial_carry, pretraining_objective
 from bdgf_jax.diffusion.schedule import noise_schedule
@@ -113,12 +114,11 @@ def start_direct_head(
     if model.direct_head is None:
         return parameters
     trained, classes = labels >= 0, len(run.scene.classes)
-    features = np.concatenate([level[trained].reshape(trained.sum(), -1) for level in guidance], axis=1)
     balance = run.config.train.class_balance
     counts = np.ones(classes, np.float32) if balance == "none" else class_weights(labels, classes)
     ridge = run.config.classifier.direct_ridge
     weights, bias = fit_direct_head(
-        features.astype(np.float32), labels[trained], counts[labels[trained]], classes=classes, ridge=ridge
+        pixel_features(guidance, trained), labels[trained], counts[labels[trained]], classes=classes, ridge=ridge
     )
     model.direct_head.assign(weights, bias)
     return nnx.state(model)

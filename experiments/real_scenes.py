@@ -22,6 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs
 from bdgf_jax import configuration, mapping
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
+from bdgf_jax.diffusion.features import pixel_features
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.fitting import pretrain, train
@@ -109,9 +110,7 @@ def configured(config: Config, **fields) -> Config:
 
 def probe(scene: Scene, guidance: tuple[np.ndarray, ...]) -> np.ndarray:
     """Probabilities at the test pixels by a logistic regression on the features of the training pixels, (n, k)."""
-    pixels = lambda mask: np.concatenate(
-        [level[scene.masks[mask]].reshape(scene.masks[mask].sum(), -1).astype(np.float32) for level in guidance], axis=1
-    )
+    pixels = lambda mask: pixel_features(guidance, scene.masks[mask])
     model = LogisticRegression(C=0.01, max_iter=500).fit(pixels("train"), scene.labels[scene.masks["train"]])
     probabilities = np.zeros((scene.masks["test"].sum(), len(scene.classes)), np.float32)
     probabilities[:, model.classes_] = model.predict_proba(pixels("test"))

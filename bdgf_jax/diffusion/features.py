@@ -141,6 +141,11 @@ def tile_count(shape: tuple[int, int], tile: int) -> int:
     return -(-shape[0] // tile) * -(-shape[1] // tile)
 
 
+def pixel_features(levels: Sequence[Level], mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "n _"]:
+    """The features of a mask's pixels, in raster order: all levels and timesteps of a pixel side by side."""
+    return np.concatenate([level[mask].reshape(mask.sum(), -1).astype(np.float32) for level in levels], axis=1)
+
+
 class FeatureStatistics(NamedTuple):
     """Mean and deviation of each level's channels over a scene, for each timestep; they travel with the model."""
 

@@ -1,4 +1,4 @@
-"""Compiles the Mosaic GPU kernels for a Hopper GPU that is not there, and reads their machine code.
+"""Compiles kernels for devices that are not there, and reads the machine code of those for a Hopper GPU.
 
 It needs jax's CUDA plugin (no driver, no CUDA libraries) and the wheels nvidia-cuda-nvcc, nvidia-nvvm and
 nvidia-cuda-nvdisasm; `tools()` finds them. Run it in a process of its own: XLA reads its flags once.
@@ -44,6 +44,39 @@ def prepare(folder: pathlib.Path) -> None:
     os.environ["MOSAIC_GPU_DUMP_PTX"] = "1"
 
 
+def counted_call(shape: str, implementation: str, place, dtype: str = "bfloat16") -> tuple:
+    """The call whose kernels are counted, on every device: softplus, bias and D, rows and states in one type.
+
+    Args:
+      shape: its name.
+      implementation: which runs it.
+      place: the sharding of the arguments.
+      dtype: of u, delta, B and C.
+
+    Returns:
+      the scan; its gradients, which take the cotangent of y first; the scan's arguments, shapes only.
+    """
+    import jax
+    import jax.numpy as jnp
+    from bdgf_kernels import selective_scan
+    from bdgf_kernels.selective_scan.shapes import SHAPES
+
+    b, length, d, n, _ = SHAPES[shape]
+    array = lambda *shape, dtype=dtype: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
+    rows, states = array(b, length, d), array(b, length, n)
+    by_channel = array(d, dtype="float32")
+    arguments = (rows, rows, array(d, n, dtype="float32"), states, states, by_channel, by_channel)
+
+    def scan(u, delta, A, B, C, D, bias):
+        how = {"delta_bias": bias, "delta_softplus": True, "implementation": implementation}
+        return selective_scan(u, delta, A, B, C, D, **how)
+
+    def gradients(dy, *arguments):
+        return jax.vjp(scan, *arguments)[1](dy)
+
+    return scan, gradients, arguments
+
+
 def hopper():
     """Returns a sharding on the H100 that is not there, for arguments' shapes."""
     import jax
@@ -75,11 +108,17 @@ def assemble(ptx: str, folder: pathlib.Path) -> tuple[dict[str, int], list[str]]
     with tempfile.TemporaryDirectory() as work:
         source, cubin = pathlib.Path(work, "kernel.ptx"), pathlib.Path(work, "kernel.cubin")
         source.write_text(ptx)
-        command = [folder / "bin/ptxas", "-arch=sm_90a", "-v", source, "-o", cubin]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+        used = ptxas(source, cubin, folder, "sm_90a")
         code = subprocess.run([folder / "bin/nvdisasm", "-c", cubin], check=True, capture_output=True, text=True).stdout
+    return used, code.splitlines()
+
+
+def ptxas(source: pathlib.Path, cubin: pathlib.Path, folder: pathlib.Path, architecture: str) -> dict[str, int]:
+    """Assembles PTX for an architecture; returns registers and spilled bytes."""
+    command = [folder / "bin/ptxas", f"-arch={architecture}", "-v", source, "-o", cubin]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     registers = re.search(r"Used (\d+) registers", said)
     spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", said)
     if registers is None:
         raise RuntimeError(f"ptxas did not say how many registers it used:\n{said}")
-    return {"registers": int(registers.group(1)), "spill_bytes": sum(map(int, spills))}, code.splitlines()
+    return {"registers": int(registers.group(1)), "spill_bytes": sum(map(int, spills))}

@@ -119,32 +119,19 @@ def reckoned(kind: str, plan) -> list[int]:
 def compiled(shape: str) -> dict[str, tuple]:
     """Compiles the kernels for a shape, bfloat16 with softplus, bias and D; returns PTX and plan by kind."""
     import jax
-    import jax.numpy as jnp
-    from bdgf_kernels import selective_scan
     from bdgf_kernels.selective_scan import mosaic_gpu
     from bdgf_kernels.selective_scan.call import Options
     from bdgf_kernels.selective_scan.shapes import SHAPES
 
-    b, length, d, n, _ = SHAPES[shape]
-    device = deviceless.hopper()
-    array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=device)
-    wide = jnp.float32
-    rows, states = array(b, length, d), array(b, length, n)
-    arguments = (rows, rows, array(d, n, dtype=wide), states, states, array(d, dtype=wide), array(d, dtype=wide))
-
-    def scan(u, delta, A, B, C, D, bias):
-        how = {"delta_bias": bias, "delta_softplus": True, "implementation": "mosaic_gpu"}
-        return selective_scan(u, delta, A, B, C, D, **how)
-
-    def gradients(dy, *arguments):
-        return jax.vjp(scan, *arguments)[1](dy)
-
+    b, length, _, n, _ = SHAPES[shape]
+    scan, gradients, arguments = deviceless.counted_call(shape, "mosaic_gpu", deviceless.hopper())
+    rows = arguments[0]
     (alone,) = deviceless.kernels_of(scan, arguments)
     both = deviceless.kernels_of(gradients, (rows, *arguments))
     # Only the backward kernel adds up over the channels of a warp, whose threads it has to wait for.
     with_boundaries, backward = sorted(both, key=lambda text: "bar.warp.sync" in text)
     texts = {"forward": alone, "forward_for_gradients": with_boundaries, "backward": backward}
-    B = array(length, 1, b, 1, n)
+    B = jax.ShapeDtypeStruct((length, 1, b, 1, n), rows.dtype)
     plans = {
         kind: mosaic_gpu.planned(Options(), True, None, rows, B, keep_boundaries=kind == "forward_for_gradients")
         for kind in KINDS

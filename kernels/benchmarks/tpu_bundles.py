@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 
+from benchmarks import deviceless
+
 RESULTS = pathlib.Path(__file__).parent / "results/static_cost.json"
 TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x4"}
 SHAPE = "ours_121"
@@ -107,28 +109,13 @@ def backward_trips(tile, length: int, kernels, n: int) -> list[int]:
 def compile_for(topology: str, dtype: str) -> None:
     """Compiles both passes for a chip that is not there; libtpu was told by the environment what to write down."""
     import jax
-    import jax.numpy as jnp
-    from bdgf_kernels import selective_scan
-    from bdgf_kernels.selective_scan.shapes import SHAPES
     from jax.experimental import topologies
 
-    b, length, d, n, _ = SHAPES[SHAPE]
     chip = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     place = jax.sharding.SingleDeviceSharding(chip)
-    given, wide = jnp.dtype(dtype), jnp.float32
-    array = lambda *shape, dtype=given: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-    rows, states = array(b, length, d), array(b, length, n)
-    arguments = (rows, rows, array(d, n, dtype=wide), states, states, array(d, dtype=wide), array(d, dtype=wide))
-
-    def scan(u, delta, A, B, C, D, bias):
-        how = {"delta_bias": bias, "delta_softplus": True, "implementation": "mosaic_tpu"}
-        return selective_scan(u, delta, A, B, C, D, **how)
-
-    def gradients(dy, *arguments):
-        return jax.vjp(scan, *arguments)[1](dy)
-
+    scan, gradients, arguments = deviceless.counted_call(SHAPE, "mosaic_tpu", place, dtype)
     jax.jit(scan).lower(*arguments).compile()
-    jax.jit(gradients).lower(rows, *arguments).compile()
+    jax.jit(gradients).lower(arguments[0], *arguments).compile()
 
 
 def compile_all(topology: str) -> None:

@@ -32,31 +32,16 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 3 patch: 0 } device_des
 def compile_here() -> None:
     """Compiles both passes, in a process that XLA has been told in what to write down."""
     import jax
-    import jax.numpy as jnp
-    from bdgf_kernels import selective_scan
-    from bdgf_kernels.selective_scan.shapes import SHAPES
     from jax.experimental import topologies
     from jax.sharding import AbstractDevice, AbstractMesh
 
-    b, length, d, n, _ = SHAPES[SHAPE]
     chip = topologies.get_topology_desc(platform="cuda", target_config=A100, topology="1x1x1").devices[0]
     place = jax.sharding.SingleDeviceSharding(chip)
-    array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-    wide = jnp.float32
-    rows, states = array(b, length, d), array(b, length, n)
-    arguments = (rows, rows, array(d, n, dtype=wide), states, states, array(d, dtype=wide), array(d, dtype=wide))
-
-    def scan(u, delta, A, B, C, D, bias):
-        how = {"delta_bias": bias, "delta_softplus": True, "implementation": "triton"}
-        return selective_scan(u, delta, A, B, C, D, **how)
-
-    def gradients(dy, *arguments):
-        return jax.vjp(scan, *arguments)[1](dy)
-
+    _, gradients, arguments = deviceless.counted_call(SHAPE, "triton", place)
     # The lowering asks the mesh which GPU it is for.
     device = AbstractDevice(device_kind=chip.device_kind, num_cores=108, platform="gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-        jax.jit(gradients).lower(rows, *arguments).compile()
+        jax.jit(gradients).lower(arguments[0], *arguments).compile()
 
 
 def measure() -> dict[str, dict[str, int]]:
@@ -83,16 +68,8 @@ def resources(source: pathlib.Path, folder: pathlib.Path, dumps: list[str]) -> d
     """What ptxas says of the kernel in a PTX file, by the pass that it is, and Triton of its shared memory."""
     ptx = source.read_text()
     kind = re.findall(r"\.entry selective_scan_(\w+)\(", ptx)[0]
-    command = [folder / "bin/ptxas", "-arch=sm_80", "-v", source, "-o", source.with_suffix(".cubin")]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    registers = re.search(r"Used (\d+) registers", said)
-    if registers is None:
-        raise RuntimeError(f"ptxas did not say how many registers it used:\n{said}")
-    row = {
-        "registers": int(registers.group(1)),
-        "spill_bytes": sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", said))),
-        "atomics": len(re.findall(r"\b(?:atom|red)\.", ptx)),
-    }
+    used = deviceless.ptxas(source, source.with_suffix(".cubin"), folder, "sm_80")
+    row = {**used, "atomics": len(re.findall(r"\b(?:atom|red)\.", ptx))}
     for text in dumps:
         shared = re.findall(r"ttg\.shared = (\d+)", text)
         if f"selective_scan_{kind}" in text and shared:
