@@ -5,12 +5,14 @@ nvidia-cuda-nvdisasm; `tools()` finds them. Run it in a process of its own: XLA 
 """
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
 import subprocess
 import tempfile
 
+RECORD = pathlib.Path(__file__).parent / "results/static_cost.json"
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
@@ -42,6 +44,12 @@ def prepare(folder: pathlib.Path) -> None:
     flags = f" --xla_gpu_cuda_data_dir={folder} --xla_gpu_autotune_level=0"
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
     os.environ["MOSAIC_GPU_DUMP_PTX"] = "1"
+
+
+def record(tables: dict[str, dict]) -> None:
+    """Puts what was counted, by device, beside what is recorded of others."""
+    recorded = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    RECORD.write_text(json.dumps(recorded | tables, indent=2) + "\n")
 
 
 def counted_call(shape: str, implementation: str, place, dtype: str = "bfloat16") -> tuple:

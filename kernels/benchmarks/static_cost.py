@@ -275,9 +275,7 @@ def main() -> None:
     else:
         print_table(table)
     if options.record:
-        file = RESULTS / "static_cost.json"
-        recorded = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps(recorded | {"hopper": table}, indent=2) + "\n")
+        deviceless.record({"hopper": table})
         draw(table)
 
 

@@ -20,7 +20,6 @@ import tempfile
 
 from benchmarks import deviceless
 
-RESULTS = pathlib.Path(__file__).parent / "results/static_cost.json"
 TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x4"}
 SHAPE = "ours_121"
 
@@ -209,7 +208,7 @@ def measure(chip: str, dtype: str) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Prints the table and, where asked, records float32's beside the GPU's."""
     parser = argparse.ArgumentParser(description="Counts the TPU kernels' bundles.")
-    parser.add_argument("--record", action="store_true", help=f"put the counts into {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help=f"put the counts into {deviceless.RECORD.name}")
     parser.add_argument("--compile-for", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--compile-all", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -227,8 +226,7 @@ def main() -> None:
         table[chip] = wide
     print(json.dumps(table, indent=2))
     if options.record:
-        recorded = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps(recorded | table, indent=2) + "\n")
+        deviceless.record(table)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import tempfile
 
 from benchmarks import deviceless
 
-RESULTS = pathlib.Path(__file__).parent / "results/static_cost.json"
 SHAPE = "ours_121"
 A100 = """
 gpu_device_info {
@@ -80,7 +79,7 @@ def resources(source: pathlib.Path, folder: pathlib.Path, dumps: list[str]) -> d
 def main() -> None:
     """Prints the table and, where asked, records it beside the others."""
     parser = argparse.ArgumentParser(description="Registers, spills and shared memory of the Triton kernels.")
-    parser.add_argument("--record", action="store_true", help=f"put the table into {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help=f"put the table into {deviceless.RECORD.name}")
     parser.add_argument("--compile-here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compile_here:
@@ -89,8 +88,7 @@ def main() -> None:
     table = {"ampere": measure()}
     print(json.dumps(table, indent=2))
     if options.record:
-        recorded = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps(recorded | table, indent=2) + "\n")
+        deviceless.record(table)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bdgf_kernels import selective_scan
+from bdgf_kernels import selective_scan, selective_scan_2d
 from bdgf_kernels.selective_scan.shapes import TEST_SHAPES
 
 HALF = {"bfloat16": jnp.bfloat16, "float16": jnp.float16, "float32": jnp.float32}
@@ -182,3 +182,53 @@ def check(case, implementation):
     as_numpy = {"dy": np.asarray(dy.astype(jnp.float32)), "dstate": np.asarray(dstate)}
     want = truth(arrays, softplus=case.softplus, reverse=case.reverse, **as_numpy)
     assert_close(got, want, dtype=case.dtype)
+
+
+def check_directions(implementation, grid, *, own_delta):
+    """Compares four directions, and their gradients, with `chunked`; returns the program with the gradients.
+
+    Args:
+      grid: sequences, rows, columns, channels and states.
+      own_delta: whether each direction has step sizes of its own.
+    """
+    random = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
+    b, height, width, d, n = grid
+    k = 4
+    given = (
+        normal(b, height, width, d),
+        normal(b, height, width, *((k,) if own_delta else ()), d),
+        -jnp.exp(normal(k, d, n)),
+        normal(b, height, width, k, n),
+        normal(b, height, width, k, n),
+        normal(k, d),
+        None,
+        normal(k, d),
+    )
+    loss = lambda name: lambda *x: jnp.sin(selective_scan_2d(*x, delta_softplus=True, implementation=name)).sum()
+    both = [jax.value_and_grad(loss(name), argnums=(0, 1, 2, 3, 4, 5, 7)) for name in (implementation, "chunked")]
+    got, want = (jax.jit(f)(*given) for f in both)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
+    return str(jax.make_jaxpr(both[0])(*given))
+
+
+def check_vmap(case, implementation):
+    """Compares a call whose batch is partly vmapped with the reference."""
+    arrays = arguments(case)
+    scan = lambda x: selective_scan(**x, implementation=implementation)
+    want = selective_scan(**arrays, implementation="reference")
+    axes = {name: None if name == "A" else 0 for name in arrays}
+    by_two = {name: x if name == "A" else x.reshape(2, -1, *x.shape[1:]) for name, x in arrays.items()}
+    np.testing.assert_allclose(jax.vmap(scan, in_axes=(axes,))(by_two).reshape(want.shape), want, atol=1e-5)
+
+
+def check_shard_map(case):
+    """Compares the default's gradients inside shard_map, of what devices share too, with those of one device."""
+    arrays = arguments(case)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    batch, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    specs = {name: whole if name == "A" else batch for name in arrays}
+    gradients = jax.grad(lambda arrays: (selective_scan(**arrays) ** 2).sum())
+    spread = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(specs,), out_specs=specs))
+    got, want = spread(arrays), jax.jit(gradients)(arrays)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)

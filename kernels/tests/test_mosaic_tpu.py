@@ -10,7 +10,7 @@ from bdgf_kernels import selective_scan, selective_scan_2d
 from bdgf_kernels.selective_scan import choice, mosaic_tpu
 from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
 from jax.experimental.pallas import tpu as pltpu
-from scan_oracle import EVERYTHING, Case, arguments, check
+from scan_oracle import EVERYTHING, Case, arguments, check, check_directions, check_shard_map, check_vmap
 
 INTERPRETERS = {"races": pltpu.InterpretParams(detect_races=True), "plain": True}
 
@@ -78,34 +78,13 @@ def test_a_long_sequence_comes_in_segments(reverse, interpreted, short_steps, mo
     )
 
 
-@functools.cache
-def grid_arguments(own_delta):
-    random = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
-    b, height, width, d, n, k = 1, 3, 4, 8, 2, 4
-    return (
-        normal(b, height, width, d),
-        normal(b, height, width, *((k,) if own_delta else ()), d),
-        -jnp.exp(normal(k, d, n)),
-        normal(b, height, width, k, n),
-        normal(b, height, width, k, n),
-        normal(k, d),
-        None,
-        normal(k, d),
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("own_delta", [True, False])
 def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(
     own_delta, interpreted, short_steps
 ):
-    given = grid_arguments(own_delta)
-    loss = lambda name: lambda *x: jnp.sin(selective_scan_2d(*x, delta_softplus=True, implementation=name)).sum()
-    both = [jax.value_and_grad(loss(name), argnums=(0, 1, 2, 3, 4, 5, 7)) for name in ("mosaic_tpu", "chunked")]
-    got, want = (jax.jit(f)(*given) for f in both)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
-    assert str(jax.make_jaxpr(both[0])(*given)).count("pallas_call[") == 2
+    program = check_directions("mosaic_tpu", (1, 3, 4, 8, 2), own_delta=own_delta)
+    assert program.count("pallas_call[") == 2
 
 
 @pytest.mark.parametrize("directions", ["one", "four"])
@@ -152,25 +131,12 @@ def test_the_default_for_a_tpu_is_this_kernel_where_the_batch_fills_its_lanes():
 
 @pytest.mark.slow
 def test_vmap_and_devices_change_nothing(short_steps):
-    case = Case(b=8, l=3, d=4, n=2)
-    arrays = arguments(case)
-    scan = lambda x: selective_scan(**x, implementation="mosaic_tpu")
-    want = selective_scan(**arrays, implementation="reference")
     with mosaic_tpu.interpreted(True):
-        axes = {name: None if name == "A" else 0 for name in arrays}
-        by_two = {name: x if name == "A" else x.reshape(2, 4, *x.shape[1:]) for name, x in arrays.items()}
-        np.testing.assert_allclose(jax.vmap(scan, in_axes=(axes,))(by_two).reshape(want.shape), want, atol=1e-5)
+        check_vmap(Case(b=8, l=3, d=4, n=2), "mosaic_tpu")
 
 
 def test_the_default_works_inside_shard_map_with_gradients_of_what_devices_share():
-    arrays = arguments(Case(b=512, l=4, d=8, n=2))
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
-    batch, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
-    specs = {name: whole if name == "A" else batch for name in arrays}
-    gradients = jax.grad(lambda arrays: (selective_scan(**arrays) ** 2).sum())
-    spread = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(specs,), out_specs=specs))
-    got, want = spread(arrays), jax.jit(gradients)(arrays)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
+    check_shard_map(Case(b=512, l=4, d=8, n=2))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from bdgf_kernels import selective_scan
 from bdgf_kernels.selective_scan import mosaic_tpu, mosaic_tpu_kernels, triton
 from bdgf_kernels.selective_scan.choice import implementations
-from scan_oracle import EVERYTHING, EVERYWHERE, Case, arguments, assert_close, measured, truth
+from scan_oracle import EVERYTHING, EVERYWHERE, Case, arguments, check, truth
 
 pytestmark = pytest.mark.slow
 
@@ -71,25 +71,9 @@ def run(arrays, case, implementation):
     )
 
 
-def cotangents(case, seed=1):
-    random = np.random.default_rng(seed)
-    dy, dstate = random.standard_normal((case.b, case.l, case.d)), random.standard_normal((case.b, case.d, case.n))
-    return jnp.asarray(dy, jnp.float32).astype(case.dtype), jnp.asarray(dstate, jnp.float32)
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_state_and_every_gradient_are_the_oracles(case, implementation):
-    arrays = arguments(case)
-    dy, dstate = cotangents(case)
-    got = measured(lambda arrays: run(arrays, case, implementation), arrays, dy=dy, dstate=dstate)
-    want = truth(
-        arrays,
-        softplus=case.softplus,
-        reverse=case.reverse,
-        dy=np.asarray(dy.astype(jnp.float32)),
-        dstate=np.asarray(dstate),
-    )
-    assert_close(got, want, dtype=case.dtype)
+    check(case, implementation)
 
 
 @hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
@@ -104,7 +88,7 @@ def test_any_shape_with_any_options_is_right(data):
     )  # fmt: skip
     with triton.interpreted(True):
         for name in ("chunked", "triton"):
-            test_outputs_state_and_every_gradient_are_the_oracles(case, name)
+            check(case, name)
 
 
 def test_the_oracles_gradients_are_those_of_its_outputs():
