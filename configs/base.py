@@ -88,7 +88,9 @@ def get_config(size: str = "") -> Any:
     # What the classifier is guided by.
     config.features = ml_collections.ConfigDict(
         {
-            "source": "ddpm",  # ddpm | untrained (the control) | none
+            # ddpm | untrained (the control) | none | another model's feature maps: files (h, w, c), one a level,
+            # coarsest first, commas between them
+            "source": "ddpm",
             "timesteps": (50, 100, 400),
             "draws": 4,  # of noise, whose features are averaged
             "levels": (0, 1),  # of the decoder, coarsest first
@@ -147,6 +149,7 @@ def get_config(size: str = "") -> Any:
         {
             "stride": 1,  # distance between the patches of a map, at most classifier.centre
             "batch_size": 256,
+            "branches": (),  # those to compute, alone or together; empty = all that were trained
             "probabilities": False,  # write probabilities.tif too
         }
     )
