@@ -121,7 +121,7 @@ def get_config(size: str = "") -> Any:
             "directions": "grouped",  # four | grouped: all channels in each direction, or a quarter of them in each
             "convolution": "causal",  # before the scans, depthwise: causal (along the raster) | square
             "head": "mean_and_token",  # of each pixel: mean of the tokens round it, and the token itself too
-            # a linear classifier of the pixel's own diffusion features counts as much as the branches together;
+            # a linear classifier of the pixel's own diffusion features counts as one branch more;
             # how strongly its weights are held down, in the loss of a training pixel; 0 = no such classifier
             "direct_ridge": 100.0,
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
