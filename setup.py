@@ -52,6 +52,7 @@ setuptools.setup(
             "pyright",
             "pytest",
             "pytest-xdist",
+            "rio-cogeo",
             "ruff",
             "scikit-image",
             "scikit-learn",

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import rasterio
 from flax import nnx
 from jaxtyping import Float
 
@@ -30,7 +29,8 @@ from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.assessment import assess
-from bdgf_jax.evaluation.maps import read_map, write_confidence, write_map, write_probabilities
+from bdgf_jax.evaluation.map_picture import draw_map
+from bdgf_jax.evaluation.maps import read_map_of, read_shares, write_map, write_shares
 from bdgf_jax.evaluation.prediction import predict_scene, window_centres
 from bdgf_jax.evaluation.report import write_report
 from bdgf_jax.progress import progress
@@ -168,20 +168,22 @@ def predict(
 
 
 def write_maps(run: Run, probabilities: Float[np.ndarray, "h w k"], *, with_probabilities: bool) -> None:
-    """Writes `map.tif` and `confidence.tif`, and `probabilities.tif` where asked; nodata stays nodata.
+    """Writes `map.tif`, the same as `map.png`, and `confidence.tif`; nodata stays nodata.
 
     Args:
       run: its workdir takes the files.
       probabilities: of the fused prediction.
-      with_probabilities: whether to write one band a class, too.
+      with_probabilities: whether to write `probabilities.tif`, a band a class, too.
     """
-    scene = run.scene
+    scene, folder = run.scene, run.workdir
     prediction = np.where(scene.valid, probabilities.argmax(-1), -1).astype(np.int32)
-    write_map(run.workdir / MAP, prediction, scene.classes, scene.georeference)
-    write_confidence(run.workdir / CONFIDENCE, probabilities.max(-1), scene.valid, scene.georeference)
+    write_map(folder / MAP, prediction, scene.classes, scene.georeference)
+    draw_map(folder / "map.png", scene, prediction)
+    confidence = probabilities.max(-1, keepdims=True)
+    write_shares(folder / CONFIDENCE, confidence, scene.valid, ["confidence"], scene.georeference)
     if with_probabilities:
-        path = run.workdir / "probabilities.tif"
-        write_probabilities(path, probabilities, scene.valid, scene.classes, scene.georeference)
+        names = [cover.name for cover in scene.classes]
+        write_shares(folder / "probabilities.tif", probabilities, scene.valid, names, scene.georeference)
 
 
 def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:
@@ -195,13 +197,7 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     Raises:
       InputError: there is no such map, it does not fit the scene, or there is no test pixel.
     """
-    path = map_file or run.workdir / MAP
-    prediction, classes, _ = read_map(path)
-    if prediction.shape != run.scene.shape:
-        raise InputError(f"{path} has {prediction.shape} pixels where the scene has {run.scene.shape}.")
-    if classes != run.scene.classes:
-        names = [[cover.name for cover in table] for table in (classes, run.scene.classes)]
-        raise InputError(f"{path} shows the classes {names[0]} where the scene has {names[1]}.")
+    prediction = read_map_of(run.scene, map_file or run.workdir / MAP)
     before = read_json(run.workdir / "metrics.json").get("seconds", {})
     seconds = {
         "pretrain": _training_seconds(run, "pretrain"),
@@ -223,8 +219,8 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
       metrics: of the map that is shown.
       map_file: the run's own map by default; another one's confidence is not known.
     """
-    prediction, _, _ = read_map(map_file or run.workdir / MAP)
-    confidence = None if map_file else _read_confidence(run)
+    prediction = read_map_of(run.scene, map_file or run.workdir / MAP)
+    confidence = None if map_file else read_shares(run.workdir / CONFIDENCE)[..., 0]
     samples, crops = _samples(run) if run.config.features.source == "ddpm" else ({}, {})
     path = run.workdir / "report.html"
     write_report(
@@ -240,11 +236,6 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
         config=run.config.to_dict(),
     )
     return path
-
-
-def _read_confidence(run: Run) -> Float[np.ndarray, "h w"]:
-    with rasterio.open(run.workdir / CONFIDENCE) as file:
-        return np.where(run.scene.valid, file.read(1), 0.0).astype(np.float32)
 
 
 def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -55,6 +56,9 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "train/log.jsonl",
         "features/features.json",
         "map.tif",
+        "map.tif.aux.xml",
+        "map.qml",
+        "map.png",
         "confidence.tif",
         "metrics.json",
         "report.html",
@@ -96,6 +100,19 @@ def test_the_map_is_the_one_that_was_scored(run):
     confusion = np.array(metrics["confusion"])
     assert confusion.sum() == metrics["n_test"]
     assert np.isclose(np.trace(confusion) / confusion.sum(), metrics["oa"])
+
+
+def test_the_map_opened_again_scores_exactly_the_same(run, tmp_path):
+    workdir, _ = run
+    own = json.loads((workdir / "metrics.json").read_text())
+    for name in ("map.tif", "map.tif.aux.xml"):
+        shutil.copy(workdir / name, tmp_path)
+    bdgf("evaluate", "--config", "demo:tiny", "--workdir", workdir, "--map", tmp_path / "map.tif")
+    again = json.loads((workdir / "metrics.json").read_text())
+    for figure in ("oa", "aa", "kappa", "per_class", "confusion", "n_test", "oa_without_overlap"):
+        assert again[figure] == own[figure]
+    bdgf("evaluate", "--config", "demo:tiny", "--workdir", workdir)
+    assert json.loads((workdir / "metrics.json").read_text()) == own
 
 
 def test_the_same_command_again_trains_nothing_and_scores_the_same(run):
