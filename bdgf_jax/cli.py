@@ -108,8 +108,8 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
             train(run, guidance)
         if options.command in ("run", "predict"):
             began = time.monotonic()
-            probabilities = mapping.predict(run, guidance)["fused"]
-            mapping.write_maps(run, probabilities, with_probabilities=config.predict.probabilities)
+            predictions = mapping.predict(run, guidance)
+            mapping.write_maps(run, predictions, with_probabilities=config.predict.probabilities)
             predict_seconds = time.monotonic() - began
             print(f"Map: {workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):

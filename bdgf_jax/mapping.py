@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -29,6 +29,7 @@ from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.assessment import assess
+from bdgf_jax.evaluation.disagreement import jensen_shannon_divergence
 from bdgf_jax.evaluation.map_picture import draw_map
 from bdgf_jax.evaluation.maps import read_map_of, read_shares, write_map, write_shares
 from bdgf_jax.evaluation.prediction import predict_scene, window_centres
@@ -39,7 +40,7 @@ from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.statistics import invert_band_transform
 from bdgf_jax.training.checkpoints import load_parameters
 
-MAP, CONFIDENCE = "map.tif", "confidence.tif"
+MAP, CONFIDENCE, UNCERTAINTY = "map.tif", "confidence.tif", "uncertainty.tif"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")
 
 
@@ -167,23 +168,29 @@ def predict(
         )
 
 
-def write_maps(run: Run, probabilities: Float[np.ndarray, "h w k"], *, with_probabilities: bool) -> None:
-    """Writes `map.tif`, the same as `map.png`, and `confidence.tif`; nodata stays nodata.
+def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]], *, with_probabilities: bool) -> None:
+    """Writes what a prediction says of every pixel with data; nodata stays nodata.
+
+    `map.tif`, the same as `map.png`, `confidence.tif`, the probability of the class shown, and, where there are several
+    branches, `uncertainty.tif`, how far they disagree.
 
     Args:
       run: its workdir takes the files.
-      probabilities: of the fused prediction.
+      predictions: what `predict` gave.
       with_probabilities: whether to write `probabilities.tif`, a band a class, too.
     """
-    scene, folder = run.scene, run.workdir
-    prediction = np.where(scene.valid, probabilities.argmax(-1), -1).astype(np.int32)
+    scene, folder, fused = run.scene, run.workdir, predictions["fused"]
+    prediction = np.where(scene.valid, fused.argmax(-1), -1).astype(np.int32)
     write_map(folder / MAP, prediction, scene.classes, scene.georeference)
     draw_map(folder / "map.png", scene, prediction)
-    confidence = probabilities.max(-1, keepdims=True)
-    write_shares(folder / CONFIDENCE, confidence, scene.valid, ["confidence"], scene.georeference)
+    shares = {CONFIDENCE: (["confidence"], fused.max(-1, keepdims=True))}
+    branches = [predictions[name] for name in run.config.classifier.branches]
+    if len(branches) > 1:
+        shares[UNCERTAINTY] = ["disagreement of the branches"], jensen_shannon_divergence(branches)[..., None]
     if with_probabilities:
-        names = [cover.name for cover in scene.classes]
-        write_shares(folder / "probabilities.tif", probabilities, scene.valid, names, scene.georeference)
+        shares["probabilities.tif"] = [cover.name for cover in scene.classes], fused
+    for name, (descriptions, layers) in shares.items():
+        write_shares(folder / name, layers, scene.valid, descriptions, scene.georeference)
 
 
 def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:
@@ -205,10 +212,24 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
         "train": _training_seconds(run, "train"),
         "predict": before.get("predict") if predict_seconds is None else predict_seconds,
     }
-    metrics = assess(run.scene, prediction, reach=run.config.classifier.patch - 1)
+    confidence, disagreement = read_certainty(run, map_file)
+    metrics = assess(
+        run.scene,
+        prediction,
+        reach=run.config.classifier.patch - 1,
+        confidence=confidence,
+        disagreement=disagreement,
+    )
     metrics |= {"seed": run.config.train.seed, "seconds": seconds}
     write_json(run.workdir / "metrics.json", metrics)
     return metrics
+
+
+def read_certainty(run: Run, map_file: pathlib.Path | None) -> list[Float[np.ndarray, "h w"] | None]:
+    """Confidence, and disagreement of the branches; None where not known, as of any map but the run's own."""
+    own = map_file is None or map_file.resolve() == (run.workdir / MAP).resolve()
+    files = [run.workdir / CONFIDENCE, run.workdir / UNCERTAINTY]
+    return [read_shares(path)[..., 0] if own and path.is_file() else None for path in files]
 
 
 def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = None) -> pathlib.Path:
@@ -220,7 +241,7 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
       map_file: the run's own map by default; another one's confidence is not known.
     """
     prediction = read_map_of(run.scene, map_file or run.workdir / MAP)
-    confidence = None if map_file else read_shares(run.workdir / CONFIDENCE)[..., 0]
+    confidence, disagreement = read_certainty(run, map_file)
     samples, crops = _samples(run) if run.config.features.source == "ddpm" else ({}, {})
     path = run.workdir / "report.html"
     write_report(
@@ -228,6 +249,7 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
         scene=run.scene,
         prediction=prediction,
         confidence=confidence,
+        disagreement=disagreement,
         metrics=metrics,
         pretrain_log=_read_log(run, "pretrain"),
         train_log=_read_log(run, "train"),

@@ -60,6 +60,7 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "map.qml",
         "map.png",
         "confidence.tif",
+        "uncertainty.tif",
         "metrics.json",
         "report.html",
     } <= left
@@ -74,6 +75,9 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "n_test",
         "overlapping_test_pixels",
         "oa_without_overlap",
+        "ece",
+        "confidence",
+        "disagreement",
         "seed",
         "seconds",
     ]
@@ -132,6 +136,17 @@ def test_probabilities_come_on_request_and_sum_to_one(run):
     with rasterio.open(workdir / "probabilities.tif") as file:
         assert file.count == 4
         np.testing.assert_allclose(file.read().sum(0), 1.0, atol=1e-5)
+
+
+def test_uncertainty_is_the_disagreement_of_the_branches_and_finds_errors(run):
+    workdir, _ = run
+    with rasterio.open(workdir / "uncertainty.tif") as file:
+        assert file.descriptions == ("disagreement of the branches",)
+        values = file.read(1)
+    assert 0.0 <= values.min() < values.max() <= 1.0
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics["disagreement"]["finds_errors"] > 0.5
+    assert 0.0 < metrics["ece"] < 0.5
 
 
 def test_another_config_is_refused_in_the_same_workdir_and_nothing_is_lost(run):

@@ -18,6 +18,7 @@ LARGEST_SIDE = 1200
 RIGHT, WRONG, TRAINING = "#7fb9a6", "#d1452f", "#51606b"
 SPLIT_COLOURS = {"train": "#2b7a94", "validation": "#d19a2a", "test": "#a9bac2"}
 CONFIDENCE_COLOURS = matplotlib.colormaps["YlGnBu_r"]
+DISAGREEMENT_COLOURS = matplotlib.colormaps["magma_r"]
 
 
 def thinned(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "_ _ *c"]:
@@ -49,6 +50,13 @@ def confidence_picture(
     """Confidence from the chance level to 1 on a scale that is even to the eye, transparent where not valid."""
     colours = CONFIDENCE_COLOURS((confidence - chance) / (1.0 - chance), bytes=True)
     return np.where(valid[..., None], colours, np.uint8(0))
+
+
+def disagreement_picture(
+    disagreement: Float[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"], highest: float
+) -> UInt8[np.ndarray, "h w 4"]:
+    """Disagreement from 0 to `highest` on a scale that is even to the eye, transparent where not valid."""
+    return np.where(valid[..., None], DISAGREEMENT_COLOURS(disagreement / highest, bytes=True), np.uint8(0))
 
 
 def sample_pictures(

@@ -35,6 +35,26 @@ def test_figures_without_meaning_are_null_in_json(scene):
     assert figures["oa_without_overlap"] is None
 
 
+def test_confidence_and_disagreement_are_judged_at_the_test_pixels_alone(scene):
+    prediction, test = scene.labels.copy(), scene.masks["test"]
+    rows, columns = np.nonzero(test)
+    wrong = np.zeros(scene.shape, bool)
+    wrong[rows[::4], columns[::4]] = True
+    prediction[wrong] = (prediction[wrong] + 1) % 3
+    confidence = np.where(test, np.where(wrong, 0.5, 0.9), -1.0).astype(np.float32)
+    figures = assess(
+        scene, prediction, reach=4, confidence=confidence, disagreement=np.where(test, 1.0 - confidence, 99.0)
+    )
+    share = wrong.sum() / test.sum()
+    assert figures["ece"] == pytest.approx(share * 0.5 + (1 - share) * 0.1, abs=1e-6)
+    assert figures["confidence"]["mean"] == pytest.approx(share * 0.5 + (1 - share) * 0.9, abs=1e-6)
+    assert figures["confidence"]["finds_errors"] == figures["disagreement"]["finds_errors"] == 1.0
+    assert figures["disagreement"]["right"] == pytest.approx(0.1)
+    assert figures["disagreement"]["wrong"] == pytest.approx(0.5)
+    unknown = assess(scene, prediction, reach=4)
+    assert unknown["ece"] is unknown["confidence"] is unknown["disagreement"] is None
+
+
 def test_a_scene_without_test_pixels_is_refused(scene):
     masks = scene.masks | {"test": np.zeros(scene.shape, bool)}
     with pytest.raises(InputError, match="no test pixels"):
