@@ -32,6 +32,7 @@ from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.evaluation.disagreement import jensen_shannon_divergence
 from bdgf_jax.evaluation.map_picture import draw_map
 from bdgf_jax.evaluation.maps import read_map_of, read_shares, write_map, write_shares
+from bdgf_jax.evaluation.pictures import crop_centres
 from bdgf_jax.evaluation.prediction import predict_scene, window_centres
 from bdgf_jax.evaluation.report import write_report
 from bdgf_jax.progress import progress
@@ -275,8 +276,7 @@ def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
             steps=config.report.sampling_steps,
         )
     )(parameters, jax.random.key(config.pretrain.seed))
-    places = np.argwhere(run.scene.valid).astype(np.int32)
-    centres = jnp.asarray(places[:: max(1, len(places) // count)][:count])
+    centres = jnp.asarray(crop_centres(run.scene.valid, side=side, count=count))
     real = gather(jax.tree.map(jnp.asarray, run.images), centres, side)
     units = lambda images: {
         name: invert_band_transform(run.transforms[name], np.asarray(images[name])) for name in run.channels

@@ -59,6 +59,18 @@ def disagreement_picture(
     return np.where(valid[..., None], DISAGREEMENT_COLOURS(disagreement / highest, bytes=True), np.uint8(0))
 
 
+def crop_centres(valid: Bool[np.ndarray, "h w"], *, side: int, count: int) -> Int[np.ndarray, "_ 2"]:
+    """Centres of crops spread over the valid pixels; where the scene allows, none reaches over its border.
+
+    Beyond the border a crop holds its own mirror image, which looks like nothing that a sensor ever saw.
+    """
+    inside = np.zeros_like(valid)
+    half = side // 2
+    inside[half : valid.shape[0] - half, half : valid.shape[1] - half] = True
+    places = np.argwhere(valid & inside if (valid & inside).any() else valid).astype(np.int32)
+    return places[np.linspace(0, len(places) - 1, count + 2).astype(int)[1:-1]]
+
+
 def sample_pictures(
     modality: Modality, crops: Float[np.ndarray, "n p p c"], samples: Float[np.ndarray, "m p p c"]
 ) -> tuple[Float[np.ndarray, "n p p 3"], Float[np.ndarray, "m p p 3"]]:

@@ -43,6 +43,17 @@ def test_certainty_and_disagreement_run_through_their_colours_and_stop_at_the_en
     assert (disagreement[0, 3] == 0).all()
 
 
+def test_crops_lie_on_valid_ground_and_inside_the_scene_where_there_is_room():
+    valid = np.ones((40, 30), bool)
+    valid[:20] = False
+    centres = pictures.crop_centres(valid, side=8, count=4)
+    assert centres.shape == (4, 2)
+    assert len(np.unique(centres, axis=0)) == 4
+    assert valid[tuple(centres.T)].all()
+    assert ((centres >= 4) & (centres <= np.array([36, 26]))).all()
+    assert pictures.crop_centres(valid, side=64, count=4).shape == (4, 2)
+
+
 def crops_of(modality, side=12):
     return np.stack([modality.image[row : row + side, 4 : 4 + side] for row in (8, 14, 20)])
 
