@@ -117,7 +117,16 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
         metrics = mapping.evaluate(run, map_file, predict_seconds)
         report = mapping.report(run, metrics, map_file)
         kappa = "undefined" if metrics["kappa"] is None else f"{metrics['kappa']:.3f}"
-        print(f"OA {metrics['oa']:.1%}   AA {metrics['aa']:.1%}   κ {kappa}   on {metrics['n_test']} test pixels")
+        interval = metrics["oa_interval"]
+        within = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
+        print(
+            f"OA {metrics['oa']:.1%}{within}   AA {metrics['aa']:.1%}   κ {kappa}   on {metrics['n_test']} test pixels"
+        )
+        if test := metrics["against_own_map"]:
+            print(
+                f"Against {workdir / mapping.MAP}: {test['only_first']} test pixels are right only here,"
+                f" {test['only_second']} only there, p = {test['p']:.2g} (McNemar)"
+            )
         print(f"Report: {report}")
 
 

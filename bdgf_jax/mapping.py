@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bdgf_jax.classifier.model import GuidedClassifier
 from bdgf_jax.diffusion.denoiser import build_denoiser
@@ -30,11 +30,13 @@ from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.evaluation.disagreement import jensen_shannon_divergence
+from bdgf_jax.evaluation.literature_protocol import selected_on_test
 from bdgf_jax.evaluation.map_picture import draw_map
 from bdgf_jax.evaluation.maps import read_map_of, read_shares, write_map, write_shares
 from bdgf_jax.evaluation.pictures import crop_centres
 from bdgf_jax.evaluation.prediction import predict_scene, window_centres
 from bdgf_jax.evaluation.report import write_report
+from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.patches import gather
@@ -217,13 +219,26 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     metrics = assess(
         run.scene,
         prediction,
-        reach=run.config.classifier.patch - 1,
+        patch=run.config.classifier.patch,
+        block=run.config.scene.split.block,
+        probability_sample=run.config.evaluate.probability_sample,
         confidence=confidence,
         disagreement=disagreement,
     )
+    literature = run.config.evaluate.literature_protocol and map_file is None
+    metrics["literature_protocol"] = selected_on_test(_read_log(run, "train")) if literature else None
+    metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
     metrics |= {"seed": run.config.train.seed, "seconds": seconds}
     write_json(run.workdir / "metrics.json", metrics)
     return metrics
+
+
+def _against_own_map(run: Run, other: Int[np.ndarray, "h w"]) -> dict[str, Any] | None:
+    """McNemar's test of another map and the run's own at the test pixels; None where the run has none yet."""
+    if not (run.workdir / MAP).is_file():
+        return None
+    maps = (run.scene.labels, other, read_map_of(run.scene, run.workdir / MAP))
+    return mcnemar(*(values[run.scene.masks["test"]] for values in maps))
 
 
 def read_certainty(run: Run, map_file: pathlib.Path | None) -> list[Float[np.ndarray, "h w"] | None]:

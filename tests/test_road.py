@@ -35,7 +35,7 @@ def run(tmp_path_factory):
 
 def test_a_run_ends_with_its_accuracy_and_its_report(run):
     workdir, done = run
-    assert re.search(r"OA \d+\.\d% +AA \d+\.\d% +κ -?\d\.\d{3}", done.stdout)
+    assert re.search(r"OA \d+\.\d% \(\d+\.\d% to \d+\.\d%\) +AA \d+\.\d% +κ -?\d\.\d{3}", done.stdout)
     assert f"Report: {workdir / 'report.html'}" in done.stdout
 
 
@@ -75,9 +75,14 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "n_test",
         "overlapping_test_pixels",
         "oa_without_overlap",
+        "oa_interval",
+        "classes_without_test_pixels",
+        "area_adjusted",
         "ece",
         "confidence",
         "disagreement",
+        "literature_protocol",
+        "against_own_map",
         "seed",
         "seconds",
     ]
@@ -111,7 +116,8 @@ def test_the_map_opened_again_scores_exactly_the_same(run, tmp_path):
     own = json.loads((workdir / "metrics.json").read_text())
     for name in ("map.tif", "map.tif.aux.xml"):
         shutil.copy(workdir / name, tmp_path)
-    bdgf("evaluate", "--config", "demo:tiny", "--workdir", workdir, "--map", tmp_path / "map.tif")
+    done = bdgf("evaluate", "--config", "demo:tiny", "--workdir", workdir, "--map", tmp_path / "map.tif")
+    assert "0 test pixels are right only here, 0 only there, p = 1 (McNemar)" in done.stdout
     again = json.loads((workdir / "metrics.json").read_text())
     for figure in ("oa", "aa", "kappa", "per_class", "confusion", "n_test", "oa_without_overlap"):
         assert again[figure] == own[figure]
@@ -174,6 +180,17 @@ def test_inspect_shows_the_scene_before_anyone_trains(tmp_path):
         (("run", "--config", "demo:tiny", "--config.train.stepz=1"), "Did you mean --config.train.steps?"),
         (("predict", "--config", "demo:tiny"), "`bdgf pretrain` with the same --config and --workdir does"),
         (("run", "--config", "sentinel_lulc", "--config.scene.folder=nowhere"), "nowhere"),
+        (
+            (
+                "train",
+                "--config",
+                "demo:tiny",
+                "--config.features.source=none",
+                "--config.train.evaluate_every=0",
+                "--config.evaluate.literature_protocol=True",
+            ),
+            "train.evaluate_every steps, which is 0",
+        ),
         (("run", "--config", "demo:tiny", "--config.masking.rule=wild"), "masking.rule must be one of none, fixed"),
     ],
 )

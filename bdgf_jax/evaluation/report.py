@@ -76,6 +76,7 @@ def write_report(
         maps=maps,
         modalities=modalities,
         classes=_class_rows(scene, metrics),
+        areas=metrics["area_adjusted"] and _areas(scene.classes, metrics["area_adjusted"]),
         confusion=_confusion_rows(scene.classes, np.array(metrics["confusion"])),
         reliability=metrics["confidence"] and Markup(reliability_diagram(metrics["confidence"]["reliability"])),
         split=_split(scene),
@@ -122,9 +123,9 @@ def sentence(text: str) -> str:
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
-        {"name": "Overall accuracy", "symbol": "OA", "value": percent(metrics["oa"]), "unit": "%"},
-        {"name": "Average accuracy", "symbol": "AA", "value": percent(metrics["aa"]), "unit": "%"},
-        {"name": "Cohen’s kappa", "symbol": "κ", "value": percent(metrics["kappa"]), "unit": "× 100"},
+        {"key": "oa", "name": "Overall accuracy", "symbol": "OA", "value": percent(metrics["oa"]), "unit": "%"},
+        {"key": "aa", "name": "Average accuracy", "symbol": "AA", "value": percent(metrics["aa"]), "unit": "%"},
+        {"key": "kappa", "name": "Cohen’s kappa", "symbol": "κ", "value": percent(metrics["kappa"]), "unit": "× 100"},
     ]
 
 
@@ -218,6 +219,29 @@ def _class_rows(scene: Scene, metrics: Mapping[str, Any]) -> list[dict[str, Any]
         }
         for cover, train, test, precision in rows
     ]
+
+
+def _areas(classes: Sequence[LandCover], areas: Mapping[str, Any]) -> dict[str, Any]:
+    hectares = areas["hectares_per_pixel"] and areas["hectares_per_pixel"] * areas["pixels"]
+    rows = []
+    for cover in classes:
+        one = areas["per_class"][cover.name]
+        cells = [percent(one["mapped"]), _with_margin(one["area"])]
+        if hectares:
+            estimate, margin = (hectares * one["area"][part] for part in ("estimate", "margin"))
+            cells.append(
+                f"{count(round(estimate))} ± {count(round(margin))}"
+                if hectares > 1e4
+                else f"{estimate:.1f} ± {margin:.1f}"
+            )
+        cells += [_with_margin(one["producers"]), _with_margin(one["users"])]
+        rows.append({"name": cover.name, "colour": _colour(cover), "cells": cells})
+    return {"oa": _with_margin(areas["oa"]), "hectares": bool(hectares), "rows": rows}
+
+
+def _with_margin(estimate: Mapping[str, float | None]) -> str:
+    known = estimate["estimate"] is not None
+    return f"{percent(estimate['estimate'])} ± {percent(estimate['margin'])}" if known else percent(None)
 
 
 def _confusion_rows(classes: Sequence[LandCover], confusion: Int[np.ndarray, "k k"]) -> list[dict[str, Any]]:

@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-from affine import Affine
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from rasterio.crs import CRS
 
 from bdgf_jax.scenes.grids import Grid
+from bdgf_jax.scenes.ground import metres_per_pixel
 from bdgf_jax.scenes.rendering import render_modality
 from bdgf_jax.scenes.scene import MASK_NAMES, UNLABELLED, Scene, class_counts
 from bdgf_jax.scenes.splits import within_reach
@@ -19,7 +18,6 @@ from bdgf_jax.scenes.splits import within_reach
 MASK_COLOURS = {"train": "#d1205c", "validation": "#f2a900", "test": "#2b8cbe"}
 PANEL_INCHES = 4.2
 LONGEST_ROW = 4
-EARTH_RADIUS = 6_371_007.0  # metres, of the sphere with the same surface
 
 
 def draw_scene(scene: Scene, path: Path) -> None:
@@ -71,21 +69,6 @@ def draw_scale_bar(axis: Axes, scene: Scene) -> None:
         axis.plot([left, left + length / pixel], [bottom, bottom], color=colour, lw=thickness, solid_capstyle="butt")
     box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5}
     axis.text(left, bottom - 0.03 * height, label, color="white", fontsize=9, va="bottom", bbox=box)
-
-
-def metres_per_pixel(scene: Scene) -> float | None:
-    """Width of a pixel on the ground, in the scene's middle if its grid is one of degrees; None without a place."""
-    if scene.georeference is None or scene.georeference.crs is None:
-        return None
-    system = CRS.from_user_input(scene.georeference.crs)
-    transform = Affine(*scene.georeference.transform)
-    width = float(np.hypot(transform.a, transform.d))
-    if system.is_projected:
-        return width * system.linear_units_factor[1]
-    if not system.is_geographic:
-        return None
-    _, latitude = transform @ (scene.shape[1] / 2, scene.shape[0] / 2)
-    return float(np.deg2rad(width) * EARTH_RADIUS * np.cos(np.deg2rad(latitude)))
 
 
 def _draw_labels(axis: Axes, scene: Scene, backdrop) -> None:

@@ -3,11 +3,8 @@ import dataclasses
 import matplotlib.colors
 import matplotlib.image
 import numpy as np
-import pytest
 
 from bdgf_jax.evaluation.map_picture import draw_map
-from bdgf_jax.scenes.drawing import metres_per_pixel
-from bdgf_jax.scenes.scene import Georeference
 
 
 def test_the_picture_shows_every_class_in_map_and_legend_and_a_scale_where_one_is_known(tmp_path, scene):
@@ -28,18 +25,3 @@ def test_the_picture_shows_every_class_in_map_and_legend_and_a_scale_where_one_i
 def test_a_map_without_a_single_mapped_pixel_can_be_drawn(tmp_path, scene):
     draw_map(tmp_path / "map.png", scene, np.full(scene.shape, -1, np.int32))
     assert (tmp_path / "map.png").stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("crs", "transform", "metres"),
-    [
-        ("EPSG:32633", (3.6, 0, 5e5, 0, -3.6, 5.8e6), 3.6),
-        ("EPSG:32633", (3.0, 4.0, 5e5, 4.0, -3.0, 5.8e6), 5.0),
-        ("EPSG:2263", (10.0, 0, 9e5, 0, -10.0, 2e5), 10 * 1200 / 3937),  # US survey feet
-        ("EPSG:4326", (1e-4, 0, 13.0, 0, -1e-4, 60.002), 1e-4 * 111_195.08 / 2),  # the scene's middle is at 60° N
-        (None, (1.0, 0, 0, 0, 1.0, 0), None),
-    ],
-)
-def test_the_width_of_a_pixel_is_known_in_metres(scene, crs, transform, metres):
-    place = dataclasses.replace(scene, georeference=Georeference(crs, tuple(map(float, transform))))
-    assert metres_per_pixel(place) == (None if metres is None else pytest.approx(metres, rel=1e-6))

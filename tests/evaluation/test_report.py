@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.evaluation.report import count, duration, percent, write_report
 from bdgf_jax.scenes.scene import Finding, Source
 
@@ -140,6 +141,39 @@ def test_undefined_figures_are_dashes(tmp_path, report):
     page = Page(written(tmp_path, report | {"metrics": metrics}))
     assert "nan" not in page.text
     assert page.text.count("–") >= 3
+
+
+def test_a_choice_on_test_pixels_stands_in_its_own_labelled_column(tmp_path, report):
+    chosen = {"step": 80, "oa": 0.987, "aa": 0.976, "kappa": None}
+    text = written(tmp_path, report | {"metrics": report["metrics"] | {"literature_protocol": chosen}})
+    page, without = Page(text), Page(written(tmp_path, report))
+    assert "Selected on test, step 80" in page.text
+    assert "nothing was chosen by it" in page.text
+    assert re.findall(r'<td class="caution">(.*?)</td>', text) == ["98.7", "97.6", "–"]
+    assert "Selected on test" not in without.text
+    assert len(page.cells) > len(without.cells)
+
+
+def test_intervals_and_what_limits_the_figures_are_told(tmp_path, report):
+    low, high = report["metrics"]["oa_interval"]
+    assert f"{percent(low)}–{percent(high)}" in Page(written(tmp_path, report)).text
+    other = {"oa_interval": None, "classes_without_test_pixels": ["roof"]}
+    test = {"only_first": 1234, "only_second": 5, "statistic": 9.0, "p": 0.00271}
+    page = Page(written(tmp_path, report | {"metrics": report["metrics"] | other | {"against_own_map": test}}))
+    assert "too few blocks with test pixels for an interval" in page.text
+    assert "No test pixel shows roof" in page.text
+    assert f"{count(1234)} test pixels are right on this map only, 5 on the other only" in page.text
+    assert "p = 0.0027" in page.text
+
+
+def test_estimated_areas_are_told_in_hectares_where_pixels_have_one_size(tmp_path, report):
+    scene, prediction = report["scene"], report["prediction"]
+    areas = assess(scene, prediction, patch=11, block=8, probability_sample=True)["area_adjusted"]
+    cells = Page(written(tmp_path, report | {"metrics": report["metrics"] | {"area_adjusted": areas}})).cells
+    one = areas["per_class"]["water"]["area"]
+    total = 0.01 * (prediction >= 0).sum()  # pixels of 10 m
+    assert f"{total * one['estimate']:.1f} ± {total * one['margin']:.1f}" in cells
+    assert f"{percent(one['estimate'])} ± {percent(one['margin'])}" in cells
 
 
 def test_findings_and_input_files_are_told(tmp_path, report):
