@@ -9,7 +9,7 @@ COMPILERS := $(abspath $(VENV))/compilers
 # An interpreter that the newest jax runs on, where there is one.
 NEWEST := $(shell for python in python3.13 python3.12 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[23].*/bin/python3; do \
 	$$python -c '' 2>/dev/null && echo $$python && break; done)
-SOURCES := setup.py constraints.txt kernels/setup.py $(shell find bdgf_jax configs kernels/bdgf_kernels -name '*.py' -o -name '*.j2' -o -name '*.json')
+SOURCES := setup.py constraints.txt kernels/setup.py $(shell find bdgf_jax configs kernels/bdgf_kernels -name '*.py' -o -name '*.j2' -o -name '*.css' -o -name '*.js' -o -name '*.json')
 
 .PHONY: demo test suite fast lint install compilers clean
 

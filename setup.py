@@ -19,7 +19,7 @@ setuptools.setup(
     python_requires=">=3.11",
     packages=[*setuptools.find_packages(include=["bdgf_jax", "bdgf_jax.*"]), "bdgf_jax.configs"],
     package_dir={"bdgf_jax.configs": "configs"},
-    package_data={"bdgf_jax.evaluation": ["*.j2"], "bdgf_jax": ["py.typed"]},
+    package_data={"bdgf_jax.evaluation": ["*.j2", "*.css", "*.js"], "bdgf_jax": ["py.typed"]},
     entry_points={"console_scripts": ["bdgf = bdgf_jax.cli:main"]},
     install_requires=[
         "bdgf-kernels",
@@ -52,6 +52,7 @@ setuptools.setup(
             "pyright",
             "pytest",
             "pytest-xdist",
+            "rio-cogeo",
             "ruff",
             "scikit-image",
             "scikit-learn",

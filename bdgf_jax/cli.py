@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bdgf_jax import __version__, configuration
+from bdgf_jax import configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 
@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog=EPILOGUE.format(configs=", ".join(configuration.config_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"bdgf {__version__}")
+    parser.add_argument("--version", action=Version, nargs=0, help="show versions and devices, and leave")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, purpose in COMMANDS.items():
         added = commands.add_parser(
@@ -81,6 +81,17 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if stray := [argument for argument in rest if not argument.startswith("--config.")]:
         parser.error(f"{stray[0]}: not understood. Overrides look like --config.train.steps=200.")
     return options, rest
+
+
+class Version(argparse.Action):
+    """`--version`, which looks for devices only when it is asked."""
+
+    def __call__(self, parser, *_) -> None:
+        """Prints what runs here and leaves with status 0."""
+        from bdgf_jax.versions import describe
+
+        print(describe())
+        parser.exit()
 
 
 def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
@@ -108,8 +119,8 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
             train(run, guidance)
         if options.command in ("run", "predict"):
             began = time.monotonic()
-            probabilities = mapping.predict(run, guidance)["fused"]
-            mapping.write_maps(run, probabilities, with_probabilities=config.predict.probabilities)
+            predictions = mapping.predict(run, guidance)
+            mapping.write_maps(run, predictions, with_probabilities=config.predict.probabilities)
             predict_seconds = time.monotonic() - began
             print(f"Map: {workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):
@@ -117,7 +128,16 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
         metrics = mapping.evaluate(run, map_file, predict_seconds)
         report = mapping.report(run, metrics, map_file)
         kappa = "undefined" if metrics["kappa"] is None else f"{metrics['kappa']:.3f}"
-        print(f"OA {metrics['oa']:.1%}   AA {metrics['aa']:.1%}   κ {kappa}   on {metrics['n_test']} test pixels")
+        interval = metrics["oa_interval"]
+        within = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
+        print(
+            f"OA {metrics['oa']:.1%}{within}   AA {metrics['aa']:.1%}   κ {kappa}   on {metrics['n_test']} test pixels"
+        )
+        if test := metrics["against_own_map"]:
+            print(
+                f"Against {workdir / mapping.MAP}: {test['only_first']} test pixels are right only here,"
+                f" {test['only_second']} only there, p = {test['p']:.2g} (McNemar)"
+            )
         print(f"Report: {report}")
 
 

@@ -17,6 +17,7 @@ from bdgf_jax.errors import InputError
 Config = Any
 
 INSTALLED = pathlib.Path(__file__).parent / "configs"
+SIZES = ("", "tiny")
 CHECKOUT = pathlib.Path(__file__).parent.parent / "configs"
 
 
@@ -45,6 +46,8 @@ def load(name_or_file: str, overrides: Iterable[str] = ()) -> Config:
     if not path.is_file():
         known = ", ".join(config_names())
         raise InputError(f"--config {name}: no such config. It is the path of a .py file or one of: {known}.")
+    if size not in SIZES:
+        raise InputError(f"--config {name_or_file}: no such size. {name}:tiny is the one that tests run.")
     config = runpy.run_path(str(path))["get_config"](size)
     return _override(config, list(overrides))
 

@@ -76,6 +76,7 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
         raise InputError(
             "the scene has no training pixel: check scene.labels and scene.split (`bdgf inspect` shows them)."
         )
+    masks = watched_masks(run)
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
     graph, parameters = mapping.build(run, guidance)
     parameters = start_direct_head(run, graph, parameters, guidance, labels)
@@ -91,7 +92,7 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
         config=config.train,
         workdir=run.workdir / "train",
         title="Training",
-        evaluate=watch(run, graph, data) if run.watched else None,
+        evaluate=watch(run, graph, data, masks) if masks else None,
         best="validation/aa" if run.watched else None,
         mesh=make_mesh(config.mesh.to_dict()),
     )
@@ -124,15 +125,32 @@ def start_direct_head(
     return nnx.state(model)
 
 
-def watch(run: Run, graph: nnx.GraphDef, data: PyTree) -> Callable[[nnx.State], dict[str, float]]:
-    """(parameters) -> accuracies on the validation pixels.
+def watched_masks(run: Run) -> list[str]:
+    """Which pixels' accuracies are logged: validation pixels, by which the best step is chosen, and, for the literature
+    protocol, test pixels, by which nothing is.
+
+    Raises:
+      InputError: the literature protocol is asked for and training is never evaluated.
+    """
+    literature = run.config.evaluate.literature_protocol
+    if literature and not run.config.train.evaluate_every:
+        raise InputError(
+            "evaluate.literature_protocol looks at the test pixels every train.evaluate_every steps, which is 0; set it"
+            " to 20, say."
+        )
+    return ["validation"] * run.watched + ["test"] * literature
+
+
+def watch(run: Run, graph: nnx.GraphDef, data: PyTree, masks: Sequence[str]) -> Callable[[nnx.State], dict[str, float]]:
+    """(parameters) -> accuracies on the pixels of each mask, as in "validation/oa".
 
     Args:
-      run: with validation pixels.
+      run: with pixels in these masks.
       graph: of the classifier.
       data: its images and guidance.
+      masks: names of the scene's masks.
     """
-    scene, validation = run.scene, run.scene.masks["validation"]
+    scene, wanted = run.scene, np.any([run.scene.masks[mask] for mask in masks], axis=0)
     on_device = jax.tree.map(jnp.asarray, data)
     classify = mapping.classifier_function(run, graph)
 
@@ -142,10 +160,14 @@ def watch(run: Run, graph: nnx.GraphDef, data: PyTree) -> Callable[[nnx.State], 
             scene.shape,
             stride=run.config.classifier.centre,
             batch_size=run.config.predict.batch_size,
-            where=validation,
+            where=wanted,
         )
-        prediction = probabilities["fused"][validation].argmax(-1)
-        figures = scores(confusion_matrix(scene.labels[validation], prediction, len(scene.classes)))
-        return {f"validation/{name}": float(figures[name]) for name in ("oa", "aa", "kappa")}
+        prediction = probabilities["fused"].argmax(-1)
+        figures = {}
+        for mask in masks:
+            pixels = scene.masks[mask]
+            found = scores(confusion_matrix(scene.labels[pixels], prediction[pixels], len(scene.classes)))
+            figures |= {f"{mask}/{name}": float(found[name]) for name in ("oa", "aa", "kappa")}
+        return figures
 
     return evaluate

@@ -4,16 +4,15 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import rasterio
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bdgf_jax.classifier.model import GuidedClassifier
 from bdgf_jax.diffusion.denoiser import build_denoiser
@@ -30,9 +29,14 @@ from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.assessment import assess
-from bdgf_jax.evaluation.maps import read_map, write_confidence, write_map, write_probabilities
+from bdgf_jax.evaluation.disagreement import jensen_shannon_divergence
+from bdgf_jax.evaluation.literature_protocol import selected_on_test
+from bdgf_jax.evaluation.map_picture import draw_map
+from bdgf_jax.evaluation.maps import read_map_of, read_shares, write_map, write_shares
+from bdgf_jax.evaluation.pictures import crop_centres
 from bdgf_jax.evaluation.prediction import predict_scene, window_centres
 from bdgf_jax.evaluation.report import write_report
+from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.feature_files import read_feature_maps
@@ -40,7 +44,7 @@ from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.statistics import invert_band_transform
 from bdgf_jax.training.checkpoints import load_parameters
 
-MAP, CONFIDENCE = "map.tif", "confidence.tif"
+MAP, CONFIDENCE, UNCERTAINTY = "map.tif", "confidence.tif", "uncertainty.tif"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
 
 
@@ -175,21 +179,30 @@ def predict(
         )
 
 
-def write_maps(run: Run, probabilities: Float[np.ndarray, "h w k"], *, with_probabilities: bool) -> None:
-    """Writes `map.tif` and `confidence.tif`, and `probabilities.tif` where asked; nodata stays nodata.
+def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]], *, with_probabilities: bool) -> None:
+    """Writes what a prediction says of every pixel with data; nodata stays nodata.
+
+    `map.tif`, the same as `map.png`, `confidence.tif`, the probability of the class shown, and, where there are several
+    branches, `uncertainty.tif`, how far they disagree.
 
     Args:
       run: its workdir takes the files.
-      probabilities: of the fused prediction.
-      with_probabilities: whether to write one band a class, too.
+      predictions: what `predict` gave.
+      with_probabilities: whether to write `probabilities.tif`, a band a class, too.
     """
-    scene = run.scene
-    prediction = np.where(scene.valid, probabilities.argmax(-1), -1).astype(np.int32)
-    write_map(run.workdir / MAP, prediction, scene.classes, scene.georeference)
-    write_confidence(run.workdir / CONFIDENCE, probabilities.max(-1), scene.valid, scene.georeference)
+    scene, folder, fused = run.scene, run.workdir, predictions["fused"]
+    prediction = np.where(scene.valid, fused.argmax(-1), -1).astype(np.int32)
+    write_map(folder / MAP, prediction, scene.classes, scene.georeference)
+    draw_map(folder / "map.png", scene, prediction)
+    shares = {CONFIDENCE: (["confidence"], fused.max(-1, keepdims=True))}
+    branches = [predictions[name] for name in run.config.classifier.branches if name in predictions]
+    (folder / UNCERTAINTY).unlink(missing_ok=True)  # of an earlier prediction, by more branches perhaps
+    if len(branches) > 1:
+        shares[UNCERTAINTY] = ["disagreement of the branches"], jensen_shannon_divergence(branches)[..., None]
     if with_probabilities:
-        path = run.workdir / "probabilities.tif"
-        write_probabilities(path, probabilities, scene.valid, scene.classes, scene.georeference)
+        shares["probabilities.tif"] = [cover.name for cover in scene.classes], fused
+    for name, (descriptions, layers) in shares.items():
+        write_shares(folder / name, layers, scene.valid, descriptions, scene.georeference)
 
 
 def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:
@@ -203,13 +216,7 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     Raises:
       InputError: there is no such map, it does not fit the scene, or there is no test pixel.
     """
-    path = map_file or run.workdir / MAP
-    prediction, classes, _ = read_map(path)
-    if prediction.shape != run.scene.shape:
-        raise InputError(f"{path} has {prediction.shape} pixels where the scene has {run.scene.shape}.")
-    if classes != run.scene.classes:
-        names = [[cover.name for cover in table] for table in (classes, run.scene.classes)]
-        raise InputError(f"{path} shows the classes {names[0]} where the scene has {names[1]}.")
+    prediction = read_map_of(run.scene, map_file or run.workdir / MAP)
     before = read_json(run.workdir / "metrics.json").get("seconds", {})
     seconds = {
         "pretrain": _training_seconds(run, "pretrain"),
@@ -217,10 +224,37 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
         "train": _training_seconds(run, "train"),
         "predict": before.get("predict") if predict_seconds is None else predict_seconds,
     }
-    metrics = assess(run.scene, prediction, reach=run.config.classifier.patch - 1)
+    confidence, disagreement = read_certainty(run, map_file)
+    metrics = assess(
+        run.scene,
+        prediction,
+        patch=run.config.classifier.patch,
+        block=run.config.scene.split.block,
+        probability_sample=run.config.evaluate.probability_sample,
+        confidence=confidence,
+        disagreement=disagreement,
+    )
+    literature = run.config.evaluate.literature_protocol and map_file is None
+    metrics["literature_protocol"] = selected_on_test(_read_log(run, "train")) if literature else None
+    metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
     metrics |= {"seed": run.config.train.seed, "seconds": seconds}
     write_json(run.workdir / "metrics.json", metrics)
     return metrics
+
+
+def _against_own_map(run: Run, other: Int[np.ndarray, "h w"]) -> dict[str, Any] | None:
+    """McNemar's test of another map and the run's own at the test pixels; None where the run has none yet."""
+    if not (run.workdir / MAP).is_file():
+        return None
+    maps = (run.scene.labels, other, read_map_of(run.scene, run.workdir / MAP))
+    return mcnemar(*(values[run.scene.masks["test"]] for values in maps))
+
+
+def read_certainty(run: Run, map_file: pathlib.Path | None) -> list[Float[np.ndarray, "h w"] | None]:
+    """Confidence, and disagreement of the branches; None where not known, as of any map but the run's own."""
+    own = map_file is None or map_file.resolve() == (run.workdir / MAP).resolve()
+    files = [run.workdir / CONFIDENCE, run.workdir / UNCERTAINTY]
+    return [read_shares(path)[..., 0] if own and path.is_file() else None for path in files]
 
 
 def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = None) -> pathlib.Path:
@@ -231,8 +265,8 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
       metrics: of the map that is shown.
       map_file: the run's own map by default; another one's confidence is not known.
     """
-    prediction, _, _ = read_map(map_file or run.workdir / MAP)
-    confidence = None if map_file else _read_confidence(run)
+    prediction = read_map_of(run.scene, map_file or run.workdir / MAP)
+    confidence, disagreement = read_certainty(run, map_file)
     samples, crops = _samples(run) if run.config.features.source == "ddpm" else ({}, {})
     path = run.workdir / "report.html"
     write_report(
@@ -240,6 +274,7 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
         scene=run.scene,
         prediction=prediction,
         confidence=confidence,
+        disagreement=disagreement,
         metrics=metrics,
         pretrain_log=_read_log(run, "pretrain"),
         train_log=_read_log(run, "train"),
@@ -248,11 +283,6 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
         config=run.config.to_dict(),
     )
     return path
-
-
-def _read_confidence(run: Run) -> Float[np.ndarray, "h w"]:
-    with rasterio.open(run.workdir / CONFIDENCE) as file:
-        return np.where(run.scene.valid, file.read(1), 0.0).astype(np.float32)
 
 
 def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -270,8 +300,7 @@ def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
             steps=config.report.sampling_steps,
         )
     )(parameters, jax.random.key(config.pretrain.seed))
-    places = np.argwhere(run.scene.valid).astype(np.int32)
-    centres = jnp.asarray(places[:: max(1, len(places) // count)][:count])
+    centres = jnp.asarray(crop_centres(run.scene.valid, side=side, count=count))
     real = gather(jax.tree.map(jnp.asarray, run.images), centres, side)
     units = lambda images: {
         name: invert_band_transform(run.transforms[name], np.asarray(images[name])) for name in run.channels

@@ -1,7 +1,6 @@
 """A run: its workdir, its configuration and its scene, and the records that it keeps of them."""
 
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
 from typing import Any
@@ -16,10 +15,10 @@ from bdgf_jax.scenes.inspection import inspect_scene
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.scene import Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
+from bdgf_jax.versions import versions
 
 # A run that was started with other values of these cannot be continued; the other sections only shape what is shown.
 TRAINING_SECTIONS = ("scene", "diffusion", "masking", "pretrain", "features", "classifier", "train")
-LIBRARIES = ("bdgf-jax", "bdgf-kernels", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,9 +66,8 @@ def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) 
         for name, modality in scene.modalities.items()
     }
     images = {name: apply_band_transform(transforms[name], modality) for name, modality in scene.modalities.items()}
-    versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions})
+    write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions()})
     write_json(workdir / "scene.json", describe_scene(scene, transforms, config.classifier.patch))
     return Run(config, workdir, scene, transforms, images)
 

@@ -154,6 +154,17 @@ def get_config(size: str = "") -> Any:
         }
     )
 
+    config.evaluate = ml_collections.ConfigDict(
+        {
+            # report the step that scores best on the test pixels too, as much published code does: labelled so, never
+            # used for anything else; needs train.evaluate_every
+            "literature_protocol": False,
+            # the test pixels were drawn at random from all of the scene, or from each class of the map: areas and
+            # accuracies are estimated for the whole scene, with intervals
+            "probability_sample": False,
+        }
+    )
+
     # Devices: -1 takes what is left.
     config.mesh = ml_collections.ConfigDict({"data": -1, "model": 1})
     config.report = ml_collections.ConfigDict({"samples": 4, "sampling_steps": 50})

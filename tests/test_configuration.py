@@ -14,6 +14,19 @@ def test_every_config_loads_in_full_and_in_its_tiny_size(name):
         assert not strangers
 
 
+@pytest.mark.parametrize("name", sorted(set(configuration.config_names()) - {"base"}))
+def test_the_tiny_size_is_one_that_a_test_can_wait_for(name):
+    config = configuration.load(f"{name}:tiny")
+    assert config.diffusion.width <= 8
+    assert config.pretrain.steps <= 50
+    assert config.train.steps <= 100
+
+
+def test_a_size_that_is_not_offered_is_refused():
+    with pytest.raises(InputError, match=r"--config demo:huge: no such size\. demo:tiny is the one"):
+        configuration.load("demo:huge")
+
+
 def test_overrides_replace_fields_of_any_type():
     overrides = [
         "--config.train.steps=7",

@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 
 def test_a_run_ends_with_its_accuracy_and_its_report(run):
     workdir, done = run
-    assert re.search(r"OA \d+\.\d% +AA \d+\.\d% +κ -?\d\.\d{3}", done.stdout)
+    assert re.search(r"OA \d+\.\d% \(\d+\.\d% to \d+\.\d%\) +AA \d+\.\d% +κ -?\d\.\d{3}", done.stdout)
     assert f"Report: {workdir / 'report.html'}" in done.stdout
 
 
@@ -60,7 +60,11 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "train/log.jsonl",
         "features/features.json",
         "map.tif",
+        "map.tif.aux.xml",
+        "map.qml",
+        "map.png",
         "confidence.tif",
+        "uncertainty.tif",
         "metrics.json",
         "report.html",
     } <= left
@@ -75,6 +79,14 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "n_test",
         "overlapping_test_pixels",
         "oa_without_overlap",
+        "oa_interval",
+        "classes_without_test_pixels",
+        "area_adjusted",
+        "ece",
+        "confidence",
+        "disagreement",
+        "literature_protocol",
+        "against_own_map",
         "seed",
         "seconds",
     ]
@@ -103,6 +115,20 @@ def test_the_map_is_the_one_that_was_scored(run):
     assert np.isclose(np.trace(confusion) / confusion.sum(), metrics["oa"])
 
 
+def test_the_map_opened_again_scores_exactly_the_same(run, tmp_path):
+    workdir, _ = run
+    own = json.loads((workdir / "metrics.json").read_text())
+    for name in ("map.tif", "map.tif.aux.xml"):
+        shutil.copy(workdir / name, tmp_path)
+    done = bdgf("evaluate", "--config", "demo:tiny", "--workdir", workdir, "--map", tmp_path / "map.tif")
+    assert "0 test pixels are right only here, 0 only there, p = 1 (McNemar)" in done.stdout
+    again = json.loads((workdir / "metrics.json").read_text())
+    for figure in ("oa", "aa", "kappa", "per_class", "confusion", "n_test", "oa_without_overlap"):
+        assert again[figure] == own[figure]
+    bdgf("evaluate", "--config", "demo:tiny", "--workdir", workdir)
+    assert json.loads((workdir / "metrics.json").read_text()) == own
+
+
 def test_the_same_command_again_trains_nothing_and_scores_the_same(run):
     workdir, _ = run
     before = json.loads((workdir / "metrics.json").read_text())
@@ -126,6 +152,7 @@ def test_one_branch_alone_maps_the_scene_without_training_anew(run, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "run")
     bdgf("predict", "--config", "demo:tiny", "--workdir", workdir, "--config.predict.branches=('cnn',)")
     maps = [rasterio.open(folder / "map.tif").read(1) for folder in (run[0], workdir)]
+    assert not (workdir / "uncertainty.tif").exists()
     assert (maps[0] != maps[1]).any()
     assert (maps[0] == maps[1]).mean() > 0.5
 
@@ -140,6 +167,17 @@ def test_feature_maps_of_another_model_guide_the_classifier(tmp_path):
     assert "Pre-training" not in done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["aa"] > 0.45
+
+
+def test_uncertainty_is_the_disagreement_of_the_branches_and_finds_errors(run):
+    workdir, _ = run
+    with rasterio.open(workdir / "uncertainty.tif") as file:
+        assert file.descriptions == ("disagreement of the branches",)
+        values = file.read(1)
+    assert 0.0 <= values.min() < values.max() <= 1.0
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics["disagreement"]["finds_errors"] > 0.5
+    assert 0.0 < metrics["ece"] < 0.5
 
 
 def test_another_config_is_refused_in_the_same_workdir_and_nothing_is_lost(run):
@@ -167,6 +205,17 @@ def test_inspect_shows_the_scene_before_anyone_trains(tmp_path):
         (("run", "--config", "demo:tiny", "--config.train.stepz=1"), "Did you mean --config.train.steps?"),
         (("predict", "--config", "demo:tiny"), "`bdgf pretrain` with the same --config and --workdir does"),
         (("run", "--config", "sentinel_lulc", "--config.scene.folder=nowhere"), "nowhere"),
+        (
+            (
+                "train",
+                "--config",
+                "demo:tiny",
+                "--config.features.source=none",
+                "--config.train.evaluate_every=0",
+                "--config.evaluate.literature_protocol=True",
+            ),
+            "train.evaluate_every steps, which is 0",
+        ),
         (("run", "--config", "demo:tiny", "--config.masking.rule=wild"), "masking.rule must be one of none, fixed"),
     ],
 )

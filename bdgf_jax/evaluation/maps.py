@@ -1,25 +1,22 @@
-"""Maps as GeoTIFF: classes with colours and names, confidence, probabilities; and back."""
+"""Maps as GeoTIFF: classes with colours and names, confidence, disagreement, probabilities; and back."""
 
-import contextlib
-import os
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
 from jaxtyping import Bool, Float, Int
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-from rasterio.io import DatasetWriter
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.scene import Georeference, LandCover
+from bdgf_jax.evaluation.class_tables import names_file, read_names, write_names, write_qgis_style
+from bdgf_jax.evaluation.geotiff import write_geotiff
+from bdgf_jax.scenes.scene import Georeference, LandCover, Scene
 
 NODATA_CLASS = 0
-NODATA_PROBABILITY = -1
-LAYOUT = {"driver": "GTiff", "compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
+NODATA_SHARE = -1
 
 
 def write_map(
@@ -31,7 +28,7 @@ def write_map(
     """Writes a map that geographic information systems show in the classes' colours and with their names.
 
     A pixel holds the index of its class + 1, and 0, which is drawn transparent, where the index is -1. The names go
-    to the `.aux.xml` beside it, where GDAL looks for them.
+    to `map.tif.aux.xml` for GDAL, names and colours to `map.qml` for QGIS.
 
     Raises:
       InputError: there are more classes than a byte can tell apart.
@@ -40,35 +37,43 @@ def write_map(
         raise InputError(f"A map holds at most 255 classes, got {len(classes)}; merge some in scene.labels.")
     colours = {NODATA_CLASS: (0, 0, 0, 0)}
     colours |= {value: (*bytes.fromhex(cover.colour[1:]), 255) for value, cover in enumerate(classes, start=1)}
-    values = (classes_of_pixels + 1).astype(np.uint8)
-    with _create(path, values.shape, 1, "uint8", NODATA_CLASS, georeference) as file:
-        file.write(values, 1)
-        file.write_colormap(1, colours)
-        file.set_band_description(1, "land cover")
-    _write_category_names(path, ["no data", *(cover.name for cover in classes)])
+    write_geotiff(
+        path,
+        (classes_of_pixels + 1).astype(np.uint8)[..., None],
+        descriptions=["land cover"],
+        nodata=NODATA_CLASS,
+        georeference=georeference,
+        colours=colours,
+    )
+    write_names(path, ["no data", *(cover.name for cover in classes)])
+    write_qgis_style(path, classes)
 
 
-def write_confidence(
-    path: Path, confidence: Float[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"], georeference: Georeference | None
-) -> None:
-    """Writes the probability of the mapped class as float32, nodata (-1) where not valid."""
-    with _create(path, valid.shape, 1, "float32", NODATA_PROBABILITY, georeference) as file:
-        file.write(np.where(valid, confidence, NODATA_PROBABILITY).astype(np.float32), 1)
-        file.set_band_description(1, "confidence")
-
-
-def write_probabilities(
+def write_shares(
     path: Path,
-    probabilities: Float[np.ndarray, "h w k"],
+    shares: Float[np.ndarray, "h w n"],
     valid: Bool[np.ndarray, "h w"],
-    classes: Sequence[LandCover],
+    descriptions: Sequence[str],
     georeference: Georeference | None,
 ) -> None:
-    """Writes a float32 band for each class, described by its name, nodata (-1) where not valid."""
-    with _create(path, valid.shape, len(classes), "float32", NODATA_PROBABILITY, georeference) as file:
-        for band, cover in enumerate(classes, start=1):
-            file.write(np.where(valid, probabilities[..., band - 1], NODATA_PROBABILITY).astype(np.float32), band)
-            file.set_band_description(band, cover.name)
+    """Writes probabilities, or other shares, as float32 bands with these names, nodata (-1) where not valid."""
+    layers = np.where(valid[..., None], shares, NODATA_SHARE).astype(np.float32)
+    write_geotiff(path, layers, descriptions=descriptions, nodata=NODATA_SHARE, georeference=georeference)
+
+
+def read_shares(path: Path) -> Float[np.ndarray, "h w n"]:
+    """Reads what `write_shares` wrote, -1 where there is no data.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                return np.moveaxis(file.read(), 0, -1)
+    except RasterioIOError as error:
+        raise InputError(f"{path}: cannot be read ({error}). `bdgf predict` writes it anew.") from None
 
 
 def read_map(path: Path) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...], Georeference | None]:
@@ -85,56 +90,41 @@ def read_map(path: Path) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...],
                 colours = file.colormap(1)
                 crs = file.crs.to_wkt() if file.crs else None
                 transform = file.transform
-        names = _read_category_names(path)
+        names = read_names(path)
     except (RasterioIOError, OSError, ElementTree.ParseError, ValueError) as error:
         raise InputError(
             f"{path} is not a map that `bdgf` wrote ({error}); expected a GeoTIFF with a colour table, and the"
-            f" {_sidecar(path).name} with the names of its classes beside it."
+            f" {names_file(path).name} with the names of its classes beside it."
         ) from None
     classes = tuple(
         LandCover(name, "#" + bytes(colours[value][:3]).hex()) for value, name in enumerate(names[1:], start=1)
     )
     if values.max() > len(classes):
         raise InputError(
-            f"{path} holds the value {values.max()}, but {_sidecar(path).name} names {len(classes)} classes only;"
+            f"{path} holds the value {values.max()}, but {names_file(path).name} names {len(classes)} classes only;"
             " the two files do not belong together."
         )
     georeference = None if crs is None and transform.is_identity else Georeference(crs, tuple(transform)[:6])
     return values.astype(np.int32) - 1, classes, georeference
 
 
-@contextlib.contextmanager
-def _create(
-    path: Path, shape: tuple[int, int], bands: int, dtype: str, nodata: int, georeference: Georeference | None
-) -> Iterator[DatasetWriter]:
-    """A GeoTIFF to write to, which takes its name only once it is whole."""
-    layout: dict[str, Any] = dict(LAYOUT)
-    if georeference is not None:
-        layout |= {"transform": rasterio.Affine(*georeference.transform), "crs": georeference.crs}
-    unfinished = path.with_name(path.name + ".unfinished")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            unfinished, "w", height=shape[0], width=shape[1], count=bands, dtype=dtype, nodata=nodata, **layout
-        ) as file:
-            yield file
-    os.replace(unfinished, path)
+def read_map_of(scene: Scene, path: Path) -> Int[np.ndarray, "h w"]:
+    """Reads a map of this scene: class indices, -1 for nodata.
 
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".aux.xml")
-
-
-def _write_category_names(path: Path, names: Sequence[str]) -> None:
-    dataset = ElementTree.Element("PAMDataset")
-    band = ElementTree.SubElement(dataset, "PAMRasterBand", band="1")
-    categories = ElementTree.SubElement(band, "CategoryNames")
-    for name in names:
-        ElementTree.SubElement(categories, "Category").text = name
-    ElementTree.indent(dataset)
-    ElementTree.ElementTree(dataset).write(_sidecar(path), encoding="utf-8")
-
-
-def _read_category_names(path: Path) -> list[str]:
-    categories = ElementTree.parse(_sidecar(path)).iterfind("PAMRasterBand/CategoryNames/Category")
-    return [category.text or "" for category in categories]
+    Raises:
+      InputError: the file cannot be read, or shows other pixels, another place or other classes than the scene's.
+    """
+    prediction, classes, georeference = read_map(path)
+    if prediction.shape != scene.shape:
+        raise InputError(f"{path} has {prediction.shape} pixels where the scene has {scene.shape}.")
+    if classes != scene.classes:
+        names = [[cover.name for cover in table] for table in (classes, scene.classes)]
+        raise InputError(f"{path} shows the classes {names[0]} where the scene has {names[1]}.")
+    if georeference is not None and scene.georeference is not None:
+        own, other = (np.array(place.transform) for place in (scene.georeference, georeference))
+        if np.abs(own - other).max() > 0.01 * np.abs(own[[0, 1, 3, 4]]).max():
+            raise InputError(
+                f"{path} lies elsewhere: its transform is {tuple(other.tolist())}, the scene's {tuple(own.tolist())};"
+                " resample it onto the scene's grid."
+            )
+    return prediction

@@ -18,6 +18,7 @@ LARGEST_SIDE = 1200
 RIGHT, WRONG, TRAINING = "#7fb9a6", "#d1452f", "#51606b"
 SPLIT_COLOURS = {"train": "#2b7a94", "validation": "#d19a2a", "test": "#a9bac2"}
 CONFIDENCE_COLOURS = matplotlib.colormaps["YlGnBu_r"]
+DISAGREEMENT_COLOURS = matplotlib.colormaps["magma_r"]
 
 
 def thinned(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "_ _ *c"]:
@@ -49,6 +50,25 @@ def confidence_picture(
     """Confidence from the chance level to 1 on a scale that is even to the eye, transparent where not valid."""
     colours = CONFIDENCE_COLOURS((confidence - chance) / (1.0 - chance), bytes=True)
     return np.where(valid[..., None], colours, np.uint8(0))
+
+
+def disagreement_picture(
+    disagreement: Float[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"], highest: float
+) -> UInt8[np.ndarray, "h w 4"]:
+    """Disagreement from 0 to `highest` on a scale that is even to the eye, transparent where not valid."""
+    return np.where(valid[..., None], DISAGREEMENT_COLOURS(disagreement / highest, bytes=True), np.uint8(0))
+
+
+def crop_centres(valid: Bool[np.ndarray, "h w"], *, side: int, count: int) -> Int[np.ndarray, "_ 2"]:
+    """Centres of crops spread over the valid pixels; where the scene allows, none reaches over its border.
+
+    Beyond the border a crop holds its own mirror image, which looks like nothing that a sensor ever saw.
+    """
+    inside = np.zeros_like(valid)
+    half = side // 2
+    inside[half : valid.shape[0] - half, half : valid.shape[1] - half] = True
+    places = np.argwhere(valid & inside if (valid & inside).any() else valid).astype(np.int32)
+    return places[np.linspace(0, len(places) - 1, count + 2).astype(int)[1:-1]]
 
 
 def sample_pictures(

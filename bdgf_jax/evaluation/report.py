@@ -16,10 +16,12 @@ import bdgf_jax
 from bdgf_jax.evaluation import pictures
 from bdgf_jax.evaluation.charts import curves, line_chart
 from bdgf_jax.evaluation.metrics import users_accuracy
+from bdgf_jax.evaluation.reliability_diagram import reliability_diagram
 from bdgf_jax.scenes.rendering import render_modality
 from bdgf_jax.scenes.scene import LandCover, Modality, Scene, class_counts
 
 MOST_SAMPLES = 8
+KINDS = {"sar": "SAR"}
 
 
 def write_report(
@@ -28,6 +30,7 @@ def write_report(
     scene: Scene,
     prediction: Int[np.ndarray, "h w"],
     confidence: Float[np.ndarray, "h w"] | None,
+    disagreement: Float[np.ndarray, "h w"] | None,
     metrics: Mapping[str, Any],
     pretrain_log: Sequence[Mapping[str, Any]],
     train_log: Sequence[Mapping[str, Any]],
@@ -43,6 +46,7 @@ def write_report(
       scene: what was mapped.
       prediction: class of each pixel, -1 for nodata.
       confidence: probability of that class, None where it is not known.
+      disagreement: of the branches, None where it is not known.
       metrics: what `metrics.json` holds.
       pretrain_log: lines of the pre-training log; of their terms "loss/…", "masking/…" and "skill/…" are drawn.
       train_log: lines of the classifier's log; "loss/…" and "validation/…" are drawn.
@@ -59,17 +63,22 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "count": count, "duration": duration, "sentence": sentence}
+    maps = _maps(scene, prediction, confidence, disagreement)
+    modalities = [_modality(index, name, modality) for index, (name, modality) in enumerate(scene.modalities.items())]
     text = environment.get_template("report.html.j2").render(
         version=bdgf_jax.__version__,
         scene=scene,
         metrics=metrics,
         headline=_headline(metrics),
         aspect=scene.shape[1] / scene.shape[0],
-        legend=_legend(scene.classes),
-        maps=_maps(scene, prediction, confidence),
-        modalities=[_modality(name, modality) for name, modality in scene.modalities.items()],
+        legend=_legend(scene.classes, confidence, disagreement),
+        layers=[*modalities, *maps],
+        maps=maps,
+        modalities=modalities,
         classes=_class_rows(scene, metrics),
+        areas=metrics["area_adjusted"] and _areas(scene.classes, metrics["area_adjusted"]),
         confusion=_confusion_rows(scene.classes, np.array(metrics["confusion"])),
+        reliability=metrics["confidence"] and Markup(reliability_diagram(metrics["confidence"]["reliability"])),
         split=_split(scene),
         pretraining=[
             _chart(pretrain_log, "loss", "Loss of each modality"),
@@ -114,54 +123,78 @@ def sentence(text: str) -> str:
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
-        {"name": "Overall accuracy", "symbol": "OA", "value": percent(metrics["oa"]), "unit": "%"},
-        {"name": "Average accuracy", "symbol": "AA", "value": percent(metrics["aa"]), "unit": "%"},
-        {"name": "Cohen’s kappa", "symbol": "κ", "value": percent(metrics["kappa"]), "unit": "× 100"},
+        {"key": "oa", "name": "Overall accuracy", "symbol": "OA", "value": percent(metrics["oa"]), "unit": "%"},
+        {"key": "aa", "name": "Average accuracy", "symbol": "AA", "value": percent(metrics["aa"]), "unit": "%"},
+        {"key": "kappa", "name": "Cohen’s kappa", "symbol": "κ", "value": percent(metrics["kappa"]), "unit": "× 100"},
     ]
 
 
-def _legend(classes: Sequence[LandCover]) -> dict[str, Any]:
-    scale = [matplotlib.colors.to_hex(pictures.CONFIDENCE_COLOURS(level)) for level in np.linspace(0, 1, 9)]
+def _legend(
+    classes: Sequence[LandCover],
+    confidence: Float[np.ndarray, "h w"] | None,
+    disagreement: Float[np.ndarray, "h w"] | None,
+) -> dict[str, Any]:
+    ramps = []
+    if confidence is not None:
+        ends = f"{percent(1 / len(classes), 0)} % (chance)", "100 %"
+        ramps.append(("Confidence", _scale(pictures.CONFIDENCE_COLOURS), ends))
+    if disagreement is not None:
+        ends = "0 %", f"{percent(_top(disagreement))} % or more"
+        ramps.append(("Disagreement of the branches", _scale(pictures.DISAGREEMENT_COLOURS), ends))
     return {
         "classes": [{"name": cover.name, "colour": _colour(cover)} for cover in classes],
         "errors": {"right": pictures.RIGHT, "wrong": pictures.WRONG, "training pixel": pictures.TRAINING},
-        "scale": ", ".join(scale),
-        "chance": 1.0 / len(classes),
+        "ramps": ramps,
     }
+
+
+def _top(disagreement: Float[np.ndarray, "h w"]) -> float:
+    """Where its colours end: branches rarely disagree by much, and a scale up to 1 would show nothing."""
+    return max(float(np.percentile(disagreement, 99)), 1e-3)
+
+
+def _scale(colours: matplotlib.colors.Colormap) -> str:
+    return ", ".join(matplotlib.colors.to_hex(colours(level)) for level in np.linspace(0, 1, 9))
 
 
 def _maps(
-    scene: Scene, prediction: Int[np.ndarray, "h w"], confidence: Float[np.ndarray, "h w"] | None
+    scene: Scene,
+    prediction: Int[np.ndarray, "h w"],
+    confidence: Float[np.ndarray, "h w"] | None,
+    disagreement: Float[np.ndarray, "h w"] | None,
 ) -> list[dict[str, str]]:
     drawn = {
-        "Reference": pictures.class_picture(scene.labels, scene.classes),
-        "Map": pictures.class_picture(prediction, scene.classes),
-        "Errors": pictures.error_picture(scene, prediction),
+        "Reference": ("labels as given", pictures.class_picture(scene.labels, scene.classes)),
+        "Map": ("most probable class", pictures.class_picture(prediction, scene.classes)),
+        "Errors": ("test pixels, right or wrong", pictures.error_picture(scene, prediction)),
     }
     if confidence is not None:
-        drawn["Confidence"] = pictures.confidence_picture(confidence, scene.valid, 1.0 / len(scene.classes))
-    said = {
-        "Reference": "labels as given",
-        "Map": "most probable class",
-        "Errors": "test pixels, right or wrong",
-        "Confidence": "probability of the class shown",
-    }
+        picture = pictures.confidence_picture(confidence, scene.valid, 1.0 / len(scene.classes))
+        drawn["Confidence"] = "probability of the class shown", picture
+    if disagreement is not None:
+        picture = pictures.disagreement_picture(disagreement, scene.valid, _top(disagreement))
+        drawn["Disagreement"] = "of the branches", picture
     return [
-        {"title": title, "caption": said[title], "uri": pictures.data_uri(pictures.thinned(picture))}
-        for title, picture in drawn.items()
+        {
+            "id": title.lower(),
+            "title": title,
+            "caption": caption,
+            "uri": pictures.data_uri(pictures.thinned(picture)),
+        }
+        for title, (caption, picture) in drawn.items()
     ]
 
 
-def _modality(name: str, modality: Modality) -> dict[str, Any]:
+def _modality(index: int, name: str, modality: Modality) -> dict[str, Any]:
     small = dataclasses.replace(
         modality, image=pictures.thinned(modality.image), valid=pictures.thinned(modality.valid)
     )
     picture = np.concatenate([render_modality(small), small.valid[..., None]], axis=-1, dtype=np.float32)
-    measured = modality.image[modality.valid]
+    measured, bands = modality.image[modality.valid], len(modality.bands)
     return {
-        "name": name,
-        "kind": {"optical": "optical", "sar": "SAR", "height": "height"}.get(modality.kind, modality.kind),
-        "bands": len(modality.bands),
+        "id": f"sensor-{index}",
+        "title": name,
+        "caption": f"{KINDS.get(modality.kind, modality.kind)}, {bands} band{'s' if bands > 1 else ''}",
         "wavelengths": modality.wavelengths and (min(modality.wavelengths), max(modality.wavelengths)),
         "range": tuple(f"{value:.4g}".replace("-", "−") for value in np.percentile(measured, (1, 99)))
         if measured.size
@@ -186,6 +219,29 @@ def _class_rows(scene: Scene, metrics: Mapping[str, Any]) -> list[dict[str, Any]
         }
         for cover, train, test, precision in rows
     ]
+
+
+def _areas(classes: Sequence[LandCover], areas: Mapping[str, Any]) -> dict[str, Any]:
+    hectares = areas["hectares_per_pixel"] and areas["hectares_per_pixel"] * areas["pixels"]
+    rows = []
+    for cover in classes:
+        one = areas["per_class"][cover.name]
+        cells = [percent(one["mapped"]), _with_margin(one["area"])]
+        if hectares:
+            estimate, margin = (hectares * one["area"][part] for part in ("estimate", "margin"))
+            cells.append(
+                f"{count(round(estimate))} ± {count(round(margin))}"
+                if hectares > 1e4
+                else f"{estimate:.1f} ± {margin:.1f}"
+            )
+        cells += [_with_margin(one["producers"]), _with_margin(one["users"])]
+        rows.append({"name": cover.name, "colour": _colour(cover), "cells": cells})
+    return {"oa": _with_margin(areas["oa"]), "hectares": bool(hectares), "rows": rows}
+
+
+def _with_margin(estimate: Mapping[str, float | None]) -> str:
+    known = estimate["estimate"] is not None
+    return f"{percent(estimate['estimate'])} ± {percent(estimate['margin'])}" if known else percent(None)
 
 
 def _confusion_rows(classes: Sequence[LandCover], confusion: Int[np.ndarray, "k k"]) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from rasterio.crs import CRS
 
 from bdgf_jax.scenes.grids import Grid
+from bdgf_jax.scenes.ground import metres_per_pixel
 from bdgf_jax.scenes.rendering import render_modality
 from bdgf_jax.scenes.scene import MASK_NAMES, UNLABELLED, Scene, class_counts
 from bdgf_jax.scenes.splits import within_reach
@@ -40,7 +40,7 @@ def draw_scene(scene: Scene, path: Path) -> None:
     if labelled:
         _draw_labels(axes[panels - 2], scene, backdrop)
         _draw_split(axes[panels - 1], scene, backdrop)
-    _draw_scale_bar(axes[0], scene)
+    draw_scale_bar(axes[0], scene)
     grid = Grid(scene.shape, scene.georeference)
     figure.suptitle(f"{scene.name}   {grid.describe()}", x=0.01, ha="left", fontsize=15, fontweight="bold")
     figure.savefig(path)
@@ -52,6 +52,23 @@ def paint_labels(scene: Scene, backdrop: Float[np.ndarray, "h w 3"] | None = Non
     for k, entry in enumerate(scene.classes):
         picture[scene.labels == k] = to_rgb(entry.colour)
     return picture
+
+
+def draw_scale_bar(axis: Axes, scene: Scene) -> None:
+    """Draws a bar of a round length, at most a third of the scene, where it is known how large a pixel is."""
+    pixel = metres_per_pixel(scene)
+    if pixel is None:
+        return
+    height, width = scene.shape
+    limit = pixel * width / 3
+    decade = 10.0 ** np.floor(np.log10(limit))
+    length = max(factor * decade for factor in (1, 2, 5) if factor * decade <= limit)
+    left, bottom = 0.04 * width, 0.95 * height
+    label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+    for colour, thickness in (("black", 4.5), ("white", 2.5)):
+        axis.plot([left, left + length / pixel], [bottom, bottom], color=colour, lw=thickness, solid_capstyle="butt")
+    box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5}
+    axis.text(left, bottom - 0.03 * height, label, color="white", fontsize=9, va="bottom", bbox=box)
 
 
 def _draw_labels(axis: Axes, scene: Scene, backdrop) -> None:
@@ -104,22 +121,3 @@ def _legend(axis: Axes, entries: list[tuple[str, str]]) -> None:
         borderaxespad=0,
         columnspacing=1.2,
     )
-
-
-def _draw_scale_bar(axis: Axes, scene: Scene) -> None:
-    if scene.georeference is None or scene.georeference.crs is None:
-        return
-    system = CRS.from_user_input(scene.georeference.crs)
-    if not system.is_projected or system.linear_units.lower() not in ("metre", "meter", "m"):
-        return
-    pixel = float(np.hypot(scene.georeference.transform[0], scene.georeference.transform[3]))
-    height, width = scene.shape
-    limit = pixel * width / 3
-    decade = 10.0 ** np.floor(np.log10(limit))
-    length = max(factor * decade for factor in (1, 2, 5) if factor * decade <= limit)
-    left, bottom = 0.04 * width, 0.95 * height
-    label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    for colour, thickness in (("black", 4.5), ("white", 2.5)):
-        axis.plot([left, left + length / pixel], [bottom, bottom], color=colour, lw=thickness, solid_capstyle="butt")
-    box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5}
-    axis.text(left, bottom - 0.03 * height, label, color="white", fontsize=9, va="bottom", bbox=box)

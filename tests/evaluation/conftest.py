@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.scenes.scene import Georeference, LandCover, Modality, Scene
 
 CLASSES = (LandCover("water", "#2b6cb0"), LandCover("<b>&", "#4a8f3c"), LandCover("roof", "#b5482a"))
@@ -39,3 +40,29 @@ def scene():
         georeference=Georeference("EPSG:32633", (10.0, 0.0, 5e5, 0.0, -10.0, 5.8e6)),
         split="left half for training, right half for testing",
     )
+
+
+@pytest.fixture(scope="session")
+def report(scene):
+    """What a run hands to the report."""
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(3), scene.shape).astype(np.float32)
+    prediction = np.where(scene.valid, probabilities.argmax(-1), -1).astype(np.int32)
+    shares = {"confidence": probabilities.max(-1), "disagreement": rng.random(scene.shape, np.float32)}
+    seconds = {"pretrain": 75.0, "features": 3.25, "train": 7300.0, "predict": None}
+    crops = {name: rng.normal(size=(8, 8, 8, m.image.shape[-1])) for name, m in scene.modalities.items()}
+    return {
+        "scene": scene,
+        "prediction": prediction,
+        **shares,
+        "metrics": assess(scene, prediction, patch=11, block=8, **shares)
+        | {"literature_protocol": None, "against_own_map": None, "seed": 3, "seconds": seconds},
+        "pretrain_log": [
+            {"step": i, "loss": 1.0, "loss/msi": 1 / (i + 1), "masking/msi": 0.2, "skill/msi": 0.5} for i in range(9)
+        ],
+        "train_log": [{"step": i, "loss/cnn": 1 / (i + 1), "validation/oa": 0.5} for i in range(9)],
+        "samples": crops,
+        "crops": crops,
+        "config": {"train": {"steps": 400, "folder": "http://example.org/<script>"}, "seed": 3},
+        "notes": ["<script>alert(1)</script>"],
+    }

@@ -31,6 +31,29 @@ def test_errors_show_at_test_pixels_only(scene):
     assert (picture[scene.labels == -1] == 0).all()
 
 
+def test_certainty_and_disagreement_run_through_their_colours_and_stop_at_the_ends():
+    shares, valid = np.array([[0.25, 0.5, 1.0, 0.1]], np.float32), np.array([[True, True, True, False]])
+    confidence = pictures.confidence_picture(shares, valid, chance=0.25)
+    assert tuple(confidence[0, 0]) == pictures.CONFIDENCE_COLOURS(0.0, bytes=True)
+    assert tuple(confidence[0, 2]) == pictures.CONFIDENCE_COLOURS(1.0, bytes=True)
+    disagreement = pictures.disagreement_picture(shares, valid, highest=0.5)
+    assert tuple(disagreement[0, 0]) == pictures.DISAGREEMENT_COLOURS(0.5, bytes=True)
+    np.testing.assert_array_equal(disagreement[0, 1], disagreement[0, 2])
+    assert (confidence[0, 3] == 0).all()
+    assert (disagreement[0, 3] == 0).all()
+
+
+def test_crops_lie_on_valid_ground_and_inside_the_scene_where_there_is_room():
+    valid = np.ones((40, 30), bool)
+    valid[:20] = False
+    centres = pictures.crop_centres(valid, side=8, count=4)
+    assert centres.shape == (4, 2)
+    assert len(np.unique(centres, axis=0)) == 4
+    assert valid[tuple(centres.T)].all()
+    assert ((centres >= 4) & (centres <= np.array([36, 26]))).all()
+    assert pictures.crop_centres(valid, side=64, count=4).shape == (4, 2)
+
+
 def crops_of(modality, side=12):
     return np.stack([modality.image[row : row + side, 4 : 4 + side] for row in (8, 14, 20)])
 
