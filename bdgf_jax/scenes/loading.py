@@ -1,5 +1,7 @@
 """From the `scene` section of a configuration to a `Scene`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,13 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.grids import Grid, resample, short_crs
 from bdgf_jax.scenes.labels import class_table, read_labels
 from bdgf_jax.scenes.modalities import build_modality, check_options
-from bdgf_jax.scenes.readers import Raster, describe_source, read_array, read_raster
-from bdgf_jax.scenes.scene import UNLABELLED, Finding, LandCover, Scene, Source, empty_masks
+from bdgf_jax.scenes.readers import ARRAY_SUFFIXES, Raster, describe_source, read_array, read_raster
+from bdgf_jax.scenes.scene import UNLABELLED, Finding, LandCover, Scene, SceneErrors, Source, empty_masks
 from bdgf_jax.scenes.splits import Blocks, Split, split_blocks, split_masks, split_per_class
 from bdgf_jax.scenes.synthetic import synthetic_scene
+from bdgf_jax.scenes.vector_labels import burn_polygons, is_vector
+
+SIDE_FILES = (".hdr", ".dbf", ".prj")  # that belong to an ENVI image or a shapefile
 
 
 def load_scene(config: Any) -> Scene:
@@ -35,13 +40,14 @@ def load_scene(config: Any) -> Scene:
     scene = replace(scene, name=config.name)
     if not (scene.labels != UNLABELLED).any():
         return scene
-    return _with_split(scene, _split(scene, config), config)
+    errors: list[Finding] = []
+    with _noting("split", errors):
+        return _with_split(scene, _split(scene, config), config)
+    raise SceneErrors([*scene.findings, *errors])
 
 
 def _read_files(config: Any) -> Scene:
     fields = {name: options.to_dict() for name, options in config.modalities.items()}
-    for name, options in fields.items():
-        check_options(name, options)
     if len(fields) < 2:
         raise InputError(
             f"scene.modalities holds {list(fields)}; a multimodal scene needs two modalities or more, each with a"
@@ -50,22 +56,25 @@ def _read_files(config: Any) -> Scene:
     reference = config.reference or next(iter(fields))
     if reference not in fields:
         raise InputError(f"scene.reference is '{reference}', expected one of scene.modalities: {list(fields)}.")
-    rasters = {
-        name: read_raster(
-            _path(config, options["file"]),
-            key=options.get("key", ""),
-            bands=tuple(options.get("bands", ())),
-            nodata=options.get("nodata"),
-        )
-        for name, options in fields.items()
-    }
-    grid, findings = _reference_grid(reference, rasters)
-    modalities = {}
-    for name, options in fields.items():
-        # Popped, so that one copy of a large image is held at a time.
-        modalities[name], found = build_modality(name, rasters.pop(name), options, grid, config.resampling)
-        findings += found
-    labels, classes, found = _labels(config, grid)
+    findings: list[Finding] = []
+    rasters = _read_rasters(config, fields, reference, findings)
+    if reference not in rasters:
+        raise SceneErrors(findings)
+    grid, found = _reference_grid(reference, rasters)
+    findings += found
+    modalities, labelled = {}, None
+    for name in [name for name in fields if name in rasters]:
+        with _noting(name, findings):
+            # Popped, so that one copy of a large image is held at a time.
+            raster = rasters.pop(name)
+            modalities[name], found = build_modality(name, raster, fields[name], grid, config.resampling)
+            findings += found
+    with _noting("labels", findings):
+        labelled = _labels(config, grid)
+        findings += labelled[2]
+    if labelled is None or any(finding.severity == "error" for finding in findings):
+        raise SceneErrors(findings)
+    labels, classes, _ = labelled
     return Scene(
         name=config.name,
         modalities=modalities,
@@ -74,8 +83,35 @@ def _read_files(config: Any) -> Scene:
         classes=classes,
         georeference=grid.georeference,
         sources=_sources(config),
-        findings=(*findings, *found),
+        findings=tuple(findings),
     )
+
+
+def _read_rasters(config: Any, fields: dict[str, Any], reference: str, findings: list[Finding]) -> dict[str, Raster]:
+    """The images that can be read, the reference first: of the others no more is read than its grid needs."""
+    rasters: dict[str, Raster] = {}
+    for name in sorted(fields, key=lambda name: name != reference):
+        with _noting(name, findings):
+            options = fields[name]
+            check_options(name, options)
+            onto = rasters.get(reference)
+            rasters[name] = read_raster(
+                _path(config, options["file"]),
+                key=options.get("key", ""),
+                bands=tuple(options.get("bands", ())),
+                nodata=options.get("nodata"),
+                onto=onto and Grid(onto.shape, onto.georeference),
+            )
+    return rasters
+
+
+@contextmanager
+def _noting(subject: str, findings: list[Finding]) -> Iterator[None]:
+    """Notes an error and goes on, so that a user hears of all mistakes at once."""
+    try:
+        yield
+    except InputError as error:
+        findings.append(Finding("error", subject, str(error)))
 
 
 def _reference_grid(reference: str, rasters: dict[str, Raster]) -> tuple[Grid, list[Finding]]:
@@ -87,22 +123,27 @@ def _reference_grid(reference: str, rasters: dict[str, Raster]) -> tuple[Grid, l
             finding = (
                 f"has no geo-reference; that of '{name}' ({short_crs(raster.georeference.crs)}) is taken, same size."
             )
-            return Grid(chosen.shape, raster.georeference), [Finding("info", reference, finding)]
+            return Grid(chosen.shape, raster.georeference), [Finding("note", reference, finding)]
     return Grid(chosen.shape, None), []
 
 
 def _labels(config: Any, grid: Grid) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...], list[Finding]]:
     options = config.labels
     names = dict(options.names)
-    if options.file:
+    if options.file and is_vector(_path(config, options.file)):
         path = _path(config, options.file)
-        values, valid, findings = _on_grid(read_raster(path, key=options.key), grid, "the label image")
+        values, valid, names, findings = burn_polygons(
+            path, grid, attribute=options.attribute, layer=options.layer, names=names
+        )
+    elif options.file:
+        path = _path(config, options.file)
+        values, valid, findings = _on_grid(_read_codes(path, options.key, grid), grid, "the label image")
     elif config.split.kind == "masks" and config.split.train_file:
         values, valid, findings = _labels_from_masks(config, grid)
         path = _path(config, config.split.train_file)
     else:
         table = class_table({int(value): name for value, name in names.items()}, {})
-        note = Finding("info", "labels", "no label file is given: the scene can be mapped, not trained on or scored.")
+        note = Finding("note", "labels", "no label file is given: the scene can be mapped, not trained on or scored.")
         return np.full(grid.shape, UNLABELLED, np.int32), table, [note]
     labels, classes, found = read_labels(
         values, valid, ignore=tuple(options.ignore), names=names, colours=dict(options.colours), what=path.name
@@ -115,8 +156,13 @@ def _labels_from_masks(config: Any, grid: Grid):
     train = _mask_values(config, "train", grid)
     test = _mask_values(config, "test", grid) if config.split.test_file else np.zeros_like(train)
     values = np.where(train != 0, train, test)
-    finding = Finding("info", "labels", "no label file is given: classes are those in the training and test images.")
+    finding = Finding("note", "labels", "no label file is given: classes are those in the training and test images.")
     return values, np.ones(grid.shape, bool), [finding]
+
+
+def _read_codes(path: Path, key: str, grid: Grid) -> Raster:
+    """An image whose values are codes, of which neighbours have no mean."""
+    return read_raster(path, key=key, onto=grid, overviews=False)
 
 
 def _on_grid(raster: Raster, grid: Grid, what: str) -> tuple[Shaped[np.ndarray, "h w"], Bool[np.ndarray, "h w"], list]:
@@ -124,11 +170,12 @@ def _on_grid(raster: Raster, grid: Grid, what: str) -> tuple[Shaped[np.ndarray, 
         raise InputError(f"{raster.path}: {what} must have one band, it has {len(raster.bands)}.")
     values, valid = raster.values, raster.valid[..., 0]
     own = Grid(raster.shape, raster.georeference)
+    findings = [Finding("note", "labels", remark) for remark in raster.remarks]
     if grid.holds(own):
-        return values[..., 0], valid, []
+        return values[..., 0], valid, findings
     values, valid = resample(values, valid, own, grid, "nearest", what=what)
     message = f"{what} resampled (nearest) from {own.describe()} to {grid.describe()}."
-    return values[..., 0], valid, [Finding("info", "labels", message)]
+    return values[..., 0], valid, [*findings, Finding("note", "labels", message)]
 
 
 def _split(scene: Scene, config: Any) -> Split:
@@ -163,10 +210,11 @@ def _mask_values(config: Any, name: str, grid: Grid) -> Shaped[np.ndarray, "h w"
     """A mask from an image, or from a list of (row, column) pairs counted from 0."""
     file, key = config.split[f"{name}_file"], config.split[f"{name}_key"]
     path = _path(config, file)
-    values = read_array(path, key=key)
-    if values.ndim == 2 and values.shape[1] == 2 and values.shape != grid.shape:
-        return _mask_of_indices(values, grid.shape, f"{path} ({name} mask)")
-    values, valid, _ = _on_grid(read_raster(path, key=key), grid, f"the {name} mask")
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        values = read_array(path, key=key)
+        if values.ndim == 2 and values.shape[1] == 2 and values.shape != grid.shape:
+            return _mask_of_indices(values, grid.shape, f"{path} ({name} mask)")
+    values, valid, _ = _on_grid(_read_codes(path, key, grid), grid, f"the {name} mask")
     return np.where(valid, values, 0)
 
 
@@ -224,6 +272,5 @@ def _sources(config: Any) -> tuple[Source, ...]:
         files += [config.split.train_file, config.split.test_file]
     paths = []
     for path in (_path(config, file) for file in files if file):
-        header = path.with_suffix(".hdr")
-        paths += [path, header] if header.is_file() and header != path else [path]
+        paths += [path, *(side for side in map(path.with_suffix, SIDE_FILES) if side.is_file() and side != path)]
     return tuple(describe_source(path) for path in dict.fromkeys(paths))
