@@ -12,9 +12,9 @@ from numpy import ndarray
 from bdgf_jax import configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.inspection import inspect_scene
+from bdgf_jax.scenes.inspection import checked_findings
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Scene
+from bdgf_jax.scenes.scene import Finding, Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
 
 # A run that was started with other values of these cannot be continued; the other sections only shape what is shown.
@@ -61,20 +61,19 @@ def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) 
     """
     _check_workdir(config, workdir)
     scene = load_scene(config.scene) if scene is None else scene
-    statistics = config.scene.statistics
+    findings = checked_findings(scene, patch=config.classifier.patch)
     transforms = {
-        name: fit_band_transform(modality, mode=statistics.mode, components=statistics.components)
-        for name, modality in scene.modalities.items()
+        name: fit_band_transform(modality, **config.scene.statistics) for name, modality in scene.modalities.items()
     }
     images = {name: apply_band_transform(transforms[name], modality) for name, modality in scene.modalities.items()}
     versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions})
-    write_json(workdir / "scene.json", describe_scene(scene, transforms, config.classifier.patch))
+    write_json(workdir / "scene.json", describe_scene(scene, transforms, findings))
     return Run(config, workdir, scene, transforms, images)
 
 
-def describe_scene(scene: Scene, transforms: dict[str, BandTransform], patch: int) -> dict[str, Any]:
+def describe_scene(scene: Scene, transforms: dict[str, BandTransform], findings: list[Finding]) -> dict[str, Any]:
     """What was read, as `scene.json` keeps it; statistics, band names and class table travel with the model in it."""
     return {
         "name": scene.name,
@@ -93,7 +92,7 @@ def describe_scene(scene: Scene, transforms: dict[str, BandTransform], patch: in
         },
         "classes": [dataclasses.asdict(cover) for cover in scene.classes],
         "split": {"description": scene.split, **{name: int(mask.sum()) for name, mask in scene.masks.items()}},
-        "findings": [dataclasses.asdict(finding) for finding in inspect_scene(scene, patch=patch)],
+        "findings": [dataclasses.asdict(finding) for finding in findings],
     }
 
 
@@ -118,7 +117,8 @@ def write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
+def check_writable(workdir: pathlib.Path) -> None:
+    """Makes a workdir, and raises an InputError where nothing can be written there."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -126,6 +126,10 @@ def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}).") from error
+
+
+def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
+    check_writable(workdir)
     before = read_json(workdir / "config.json").get("config")
     if before is None:
         return
