@@ -14,7 +14,7 @@ from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.inspection import checked_findings
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Finding, Scene
+from bdgf_jax.scenes.scene import Finding, Modality, Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
 
 # A run that was started with other values of these cannot be continued; the other sections only shape what is shown.
@@ -62,10 +62,8 @@ def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) 
     _check_workdir(config, workdir)
     scene = load_scene(config.scene) if scene is None else scene
     findings = checked_findings(scene, patch=config.classifier.patch)
-    transforms = {
-        name: fit_band_transform(modality, **config.scene.statistics) for name, modality in scene.modalities.items()
-    }
-    images = {name: apply_band_transform(transforms[name], modality) for name, modality in scene.modalities.items()}
+    transforms = _transforms(config, workdir, scene)
+    images = {name: _transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
     versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions})
@@ -94,6 +92,34 @@ def describe_scene(scene: Scene, transforms: dict[str, BandTransform], findings:
         "split": {"description": scene.split, **{name: int(mask.sum()) for name, mask in scene.masks.items()}},
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
+
+
+def _transforms(config: Config, workdir: pathlib.Path, scene: Scene) -> dict[str, BandTransform]:
+    """Statistics that the workdir's models were trained with; where there are none yet, the scene's own.
+
+    Raises:
+      InputError: the models know other classes.
+    """
+    trained = any((workdir / stretch / "checkpoints").is_dir() for stretch in ("pretrain", "train"))
+    before = read_json(workdir / "scene.json") if trained else {}
+    if not before:
+        return {
+            name: fit_band_transform(modality, **config.scene.statistics) for name, modality in scene.modalities.items()
+        }
+    known, found = [cover["name"] for cover in before["classes"]], [cover.name for cover in scene.classes]
+    if known != found:
+        raise InputError(
+            f"--workdir {workdir} holds a model of the classes {', '.join(known)}; the scene has {', '.join(found)}."
+            " Use the label file that it was trained with, or another --workdir."
+        )
+    return {name: BandTransform.from_dict(before["modalities"][name]["statistics"]) for name in scene.modalities}
+
+
+def _transformed(name: str, transform: BandTransform, modality: Modality) -> Float[ndarray, "h w _"]:
+    try:
+        return apply_band_transform(transform, modality)
+    except InputError as error:
+        raise InputError(f"modality '{name}': {error}") from error
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
