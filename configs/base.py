@@ -16,7 +16,7 @@ def get_config(size: str = "") -> Any:
     config.scene = ml_collections.ConfigDict(
         {
             "name": "scene",
-            "source": "files",  # files | synthetic
+            "source": "files",  # files | prepared (once, by TensorFlow Datasets) | synthetic
             "folder": "",  # relative file names start here; ~ is expanded
             "synthetic": {"height": 96, "width": 96, "bands": 48, "classes": 6, "seed": 0},
             # name -> {file, kind: optical | sar | height (how it is drawn), key (of .mat and .npz), bands (1-based;

@@ -73,12 +73,40 @@ def read_raster(
     path = existing_file(path)
     # Imported where they are needed: both modules build upon this one.
     if path.suffix.lower() in ARRAY_SUFFIXES:
-        raster = _read_array_image(path, key, bands)
-    else:
-        from bdgf_jax.scenes.georeferenced_files import read_georeferenced_file
+        from bdgf_jax.scenes.array_files import read_array_file
 
-        raster = read_georeferenced_file(path, bands, onto, overviews)
-    return _mark_nodata(raster, nodata)
+        return raster_of_array(path, read_array_file(path, key), bands=bands, nodata=nodata)
+    from bdgf_jax.scenes.georeferenced_files import read_georeferenced_file
+
+    return _mark_nodata(read_georeferenced_file(path, bands, onto, overviews), nodata)
+
+
+def raster_of_array(
+    path: Path, values: Shaped[np.ndarray, "..."], *, bands: Sequence[int] = (), nodata: float | int | None = None
+) -> Raster:
+    """The raster that a bare array stands for.
+
+    Args:
+      path: where it comes from, for messages.
+      values: rows, columns and, unless there is only one, bands.
+      bands: as in `read_raster`.
+      nodata: as in `read_raster`.
+
+    Raises:
+      InputError: where it is no image of numbers, or lacks a band.
+    """
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.ndim != 3 or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        raise InputError(
+            f"{path}: an image of rows × columns × bands is expected, it holds {values.dtype} values of shape"
+            f" {' × '.join(map(str, values.shape))}."
+        )
+    names = tuple(f"band {number}" for number in range(1, values.shape[2] + 1))
+    if check_bands(path, bands, len(names)):
+        index = [band - 1 for band in bands]
+        values, names = values[..., index], tuple(names[i] for i in index)
+    return _mark_nodata(Raster(path, values, _finite(values), names), nodata)
 
 
 def read_array(path: Path, *, key: str = "") -> Shaped[np.ndarray, "..."]:
@@ -141,24 +169,6 @@ def refuse_beyond_memory(path: Path, shape: Sequence[int], dtype: np.dtype) -> N
             f"{path} says that it holds {' × '.join(map(str, shape))} values of type {dtype}, {size / 2**30:.0f} GiB;"
             f" this machine has {memory / 2**30:.0f} GiB. Cut the scene into parts, or check the file."
         )
-
-
-def _read_array_image(path: Path, key: str, bands: Sequence[int]) -> Raster:
-    from bdgf_jax.scenes.array_files import read_array_file
-
-    values = read_array_file(path, key)
-    if values.ndim == 2:
-        values = values[:, :, None]
-    if values.ndim != 3 or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-        raise InputError(
-            f"{path}, variable '{key}': an image of rows × columns × bands is expected, it holds {values.dtype}"
-            f" values of shape {' × '.join(map(str, values.shape))}."
-        )
-    names = tuple(f"band {number}" for number in range(1, values.shape[2] + 1))
-    if check_bands(path, bands, len(names)):
-        index = [band - 1 for band in bands]
-        values, names = values[..., index], tuple(names[i] for i in index)
-    return Raster(path, values, _finite(values), names)
 
 
 def _mark_nodata(raster: Raster, nodata: float | int | None) -> Raster:
