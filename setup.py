@@ -24,10 +24,13 @@ setuptools.setup(
     install_requires=[
         "bdgf-kernels",
         "absl-py",
+        # The wheels for Windows lag behind: there it is an extra, which only prepared scenes need.
+        "array_record; sys_platform != 'win32'",
         "chex",
         "einops>=0.8",
         "flax>=0.12.8",
         "h5py",
+        "importlib_resources",
         "jax>=0.10.2,<0.13",
         "jaxtyping",
         "jinja2",
@@ -36,14 +39,17 @@ setuptools.setup(
         "numpy>=2",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "pyogrio>=0.10",
         "rasterio>=1.4",
         "rich",
         "scipy",
+        "shapely>=2",
         "tensorboardX",
         "tensorflow-datasets",
     ],
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
+        "prepared": ["array_record"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "experiments": ["scikit-image", "scikit-learn"],
         "test": [

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command(options, config, workdir)
     except InputError as error:
         console.print(f"[bold red]bdgf {options.command}:[/] ", end="")
-        console.print(str(error), markup=False)
+        console.print(str(error), markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print(f"bdgf {options.command}: interrupted. The same command continues from the last checkpoint.")
@@ -142,16 +142,28 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
 
 
 def inspect(config: Config, workdir: pathlib.Path) -> None:
-    """Prints what the scene holds and draws it."""
-    from bdgf_jax.scenes.drawing import draw_scene
-    from bdgf_jax.scenes.inspection import print_inspection
-    from bdgf_jax.scenes.loading import load_scene
+    """Prints what the scene holds and draws it.
 
-    scene = load_scene(config.scene)
-    print_inspection(scene, Console(highlight=False), patch=config.classifier.patch)
-    workdir.mkdir(parents=True, exist_ok=True)
+    Raises:
+      InputError: after everything is printed, where `run` would refuse the scene.
+    """
+    from bdgf_jax.run import check_writable
+    from bdgf_jax.scenes.drawing import draw_scene
+    from bdgf_jax.scenes.inspection import checked_findings, print_findings, print_inspection
+    from bdgf_jax.scenes.loading import load_scene
+    from bdgf_jax.scenes.scene import SceneErrors
+
+    check_writable(workdir)
+    console = Console(highlight=False)
+    try:
+        scene = load_scene(config.scene)
+    except SceneErrors as errors:
+        print_findings(errors.findings, console)
+        raise
+    print_inspection(scene, console, patch=config.classifier.patch)
     draw_scene(scene, workdir / "scene.png")
     print(f"Picture: {workdir / 'scene.png'}")
+    checked_findings(scene, patch=config.classifier.patch)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import difflib
 import pathlib
 import re
 import runpy
+import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,8 +18,10 @@ from bdgf_jax.errors import InputError
 Config = Any
 
 INSTALLED = pathlib.Path(__file__).parent / "configs"
-SIZES = ("", "tiny")
 CHECKOUT = pathlib.Path(__file__).parent.parent / "configs"
+SIZES = ("", "tiny")
+# Sections whose fields are the user's to name.
+FREE = ("scene.modalities.", "scene.labels.names.", "scene.labels.colours.")
 
 
 def config_folder() -> pathlib.Path:
@@ -48,8 +51,46 @@ def load(name_or_file: str, overrides: Iterable[str] = ()) -> Config:
         raise InputError(f"--config {name}: no such config. It is the path of a .py file or one of: {known}.")
     if size not in SIZES:
         raise InputError(f"--config {name_or_file}: no such size. {name}:tiny is the one that tests run.")
-    config = runpy.run_path(str(path))["get_config"](size)
+    config = _run_file(path, size)
+    if path.stem != "base":
+        _check_fields(path, dict(flatten(_run_file(config_folder() / "base.py", ""))), dict(flatten(config)))
     return _override(config, list(overrides))
+
+
+def _run_file(path: pathlib.Path, size: str) -> Config:
+    try:
+        return runpy.run_path(str(path))["get_config"](size)
+    except InputError:
+        raise
+    except KeyError as error:
+        if error.args != ("get_config",):
+            raise _in_file(path, error) from error
+        raise InputError(f"--config {path}: there is no function get_config(size) in it; see `base`.") from error
+    # A config is the user's program, which may fail in any way.
+    except Exception as error:
+        raise _in_file(path, error) from error
+
+
+def _in_file(path: pathlib.Path, error: Exception) -> InputError:
+    """The line of the config that failed, which names the field, and why."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    place = f", line {lines[-1].lineno}: `{lines[-1].line}`" if lines else ""
+    return InputError(f"--config {path}{place} cannot be used: {type(error).__name__}: {error}")
+
+
+def _check_fields(path: pathlib.Path, base: dict[str, object], given: dict[str, object]) -> None:
+    """Raises an InputError for a field that `base` does not have, and for one that is gone."""
+    for field in given:
+        if field not in base and not field.startswith(FREE):
+            near = difflib.get_close_matches(field, base, n=1, cutoff=0.0)
+            raise InputError(f"--config {path}: there is no field config.{field}. Did you mean config.{near[0]}?")
+    for field in base:
+        if field not in given and not any(one.startswith(f"{field}.") for one in given):
+            section, _, _ = field.rpartition(".")
+            raise InputError(
+                f"--config {path}: config.{field} is gone, since config.{section} was replaced as a whole; set its"
+                f" fields one by one, as in config.{field} = {base[field]!r}."
+            )
 
 
 def _override(config: Config, overrides: list[str]) -> Config:

@@ -11,9 +11,9 @@ from numpy import ndarray
 from bdgf_jax import configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.inspection import inspect_scene
+from bdgf_jax.scenes.inspection import checked_findings
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Scene
+from bdgf_jax.scenes.scene import Finding, Modality, Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
 from bdgf_jax.versions import versions
 
@@ -60,19 +60,16 @@ def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) 
     """
     _check_workdir(config, workdir)
     scene = load_scene(config.scene) if scene is None else scene
-    statistics = config.scene.statistics
-    transforms = {
-        name: fit_band_transform(modality, mode=statistics.mode, components=statistics.components)
-        for name, modality in scene.modalities.items()
-    }
-    images = {name: apply_band_transform(transforms[name], modality) for name, modality in scene.modalities.items()}
+    findings = checked_findings(scene, patch=config.classifier.patch)
+    transforms = _transforms(config, workdir, scene)
+    images = {name: _transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions()})
-    write_json(workdir / "scene.json", describe_scene(scene, transforms, config.classifier.patch))
+    write_json(workdir / "scene.json", describe_scene(scene, transforms, findings))
     return Run(config, workdir, scene, transforms, images)
 
 
-def describe_scene(scene: Scene, transforms: dict[str, BandTransform], patch: int) -> dict[str, Any]:
+def describe_scene(scene: Scene, transforms: dict[str, BandTransform], findings: list[Finding]) -> dict[str, Any]:
     """What was read, as `scene.json` keeps it; statistics, band names and class table travel with the model in it."""
     return {
         "name": scene.name,
@@ -91,8 +88,36 @@ def describe_scene(scene: Scene, transforms: dict[str, BandTransform], patch: in
         },
         "classes": [dataclasses.asdict(cover) for cover in scene.classes],
         "split": {"description": scene.split, **{name: int(mask.sum()) for name, mask in scene.masks.items()}},
-        "findings": [dataclasses.asdict(finding) for finding in inspect_scene(scene, patch=patch)],
+        "findings": [dataclasses.asdict(finding) for finding in findings],
     }
+
+
+def _transforms(config: Config, workdir: pathlib.Path, scene: Scene) -> dict[str, BandTransform]:
+    """Statistics that the workdir's models were trained with; where there are none yet, the scene's own.
+
+    Raises:
+      InputError: the models know other classes.
+    """
+    trained = any((workdir / stretch / "checkpoints").is_dir() for stretch in ("pretrain", "train"))
+    before = read_json(workdir / "scene.json") if trained else {}
+    if not before:
+        return {
+            name: fit_band_transform(modality, **config.scene.statistics) for name, modality in scene.modalities.items()
+        }
+    known, found = [cover["name"] for cover in before["classes"]], [cover.name for cover in scene.classes]
+    if known != found:
+        raise InputError(
+            f"--workdir {workdir} holds a model of the classes {', '.join(known)}; the scene has {', '.join(found)}."
+            " Use the label file that it was trained with, or another --workdir."
+        )
+    return {name: BandTransform.from_dict(before["modalities"][name]["statistics"]) for name in scene.modalities}
+
+
+def _transformed(name: str, transform: BandTransform, modality: Modality) -> Float[ndarray, "h w _"]:
+    try:
+        return apply_band_transform(transform, modality)
+    except InputError as error:
+        raise InputError(f"modality '{name}': {error}") from error
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -116,7 +141,8 @@ def write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
+def check_writable(workdir: pathlib.Path) -> None:
+    """Makes a workdir, and raises an InputError where nothing can be written there."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -124,6 +150,10 @@ def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}).") from error
+
+
+def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
+    check_writable(workdir)
     before = read_json(workdir / "config.json").get("config")
     if before is None:
         return

@@ -16,17 +16,20 @@ def get_config(size: str = "") -> Any:
     config.scene = ml_collections.ConfigDict(
         {
             "name": "scene",
-            "source": "files",  # files | synthetic
+            "source": "files",  # files | prepared (once, by TensorFlow Datasets) | synthetic
             "folder": "",  # relative file names start here; ~ is expanded
             "synthetic": {"height": 96, "width": 96, "bands": 48, "classes": 6, "seed": 0},
             # name -> {file, kind: optical | sar | height (how it is drawn), key (of .mat and .npz), bands (1-based;
-            # empty = all), names, wavelengths (nm), nodata, scale ("db" takes linear power to decibels)}, in this order
+            # empty = all), names, wavelengths (nm), nodata, scale}, in this order. scale: a factor, "db" (10 log10 of
+            # linear power), "none", or "" = as the file declares, and decibels where a SAR image is in linear power
             "modalities": ml_collections.ConfigDict(sort_keys=False),
             "reference": "",  # the modality whose grid all others are resampled onto; empty = the first
             "resampling": "bilinear",  # nearest | bilinear | cubic | average
             "labels": {
-                "file": "",
-                "key": "",
+                "file": "",  # an image, or the polygons of a shapefile, GeoPackage or GeoJSON
+                "key": "",  # of .mat and .npz
+                "attribute": "",  # of the polygons: the one that holds the class, as a number or in words
+                "layer": "",  # of a file of several; empty = the only one
                 "ignore": (0,),  # values that mean unlabelled
                 "names": {},  # value -> class name
                 "colours": {},  # value -> #rrggbb
@@ -46,7 +49,8 @@ def get_config(size: str = "") -> Any:
                 "test_key": "",
             },
             # whiten: principal components of unit variance, at most `components` a modality; standardise: by band
-            "statistics": {"mode": "whiten", "components": 30},
+            # percentiles: of its own pixels, to which each band is clipped first; (1, 99) takes glints and spikes off
+            "statistics": {"mode": "whiten", "components": 30, "percentiles": (0, 100)},
         }
     )
 

@@ -78,9 +78,9 @@ def _read_matlab(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
         variables = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(str(path))}
         key = _choose(path, key, list(variables))
         shape, kind = variables[key]
-        if kind in ("cell", "struct", "object", "opaque", "function", "char"):
+        if kind in ("cell", "struct", "object", "opaque", "function", "char", "sparse"):
             raise InputError(f"{path}, variable '{key}' is a MATLAB {kind}, a numeric array is expected.")
-        refuse_beyond_memory(path, shape, np.dtype(np.uint8))
+        refuse_beyond_memory(path, shape, np.dtype("bool" if kind == "logical" else kind))
         return scipy.io.loadmat(str(path), variable_names=[key])[key]
     except InputError:
         raise

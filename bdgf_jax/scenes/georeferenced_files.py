@@ -1,51 +1,166 @@
 """GeoTIFF and ENVI images through rasterio."""
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.readers import Raster, refuse_beyond_memory
+from bdgf_jax.scenes.grids import Grid
+from bdgf_jax.scenes.readers import Raster, check_bands, refuse_beyond_memory
 from bdgf_jax.scenes.scene import Georeference
 
 TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 ENVI_DATA_SUFFIXES = ("", ".img", ".bsq", ".bil", ".bip", ".dat", ".raw", ".bin")
 NANOMETRES = {"nanometers": 1.0, "nm": 1.0, "micrometers": 1000.0, "um": 1000.0, "µm": 1000.0, "microns": 1000.0}
+KERNEL_REACH = 3  # pixels of the coarser grid, of the widest resampling kernel
+ROW_BYTES = 2**26  # read at a time
+LARGE_BYTES = 2**26  # from here on a file without tiles is worth a word
 
 
-def read_georeferenced_file(path: Path) -> Raster:
+def read_georeferenced_file(
+    path: Path, bands: Sequence[int] = (), onto: Grid | None = None, overviews: bool = True
+) -> Raster:
     """Reads a GeoTIFF or ENVI image with its band names, wavelengths, nodata and place.
 
     ENVI's `file compression = 1` (gzip around the data file) is inflated on the way.
 
+    Args:
+      path: the file; for ENVI the data file or its header.
+      bands: bands to read, counted from 1; empty reads all.
+      onto: a grid that the image will be resampled onto. Of a geo-referenced image no more is read than it needs: the
+        rows and columns that it covers, from the coarsest overview that is not coarser than it.
+      overviews: whether they may stand in for the pixels.
+
     Raises:
-      InputError: where the file is neither, or is cut short or damaged.
+      InputError: where the file is neither, or is cut short or damaged, or lacks a band.
     """
     path = _envi_data_file(path)
+    driver = _driver(path)
     # GDAL would otherwise leave a .properties file beside a gzip-compressed image, in a folder that is not ours.
     with rasterio.Env(CPL_VSIL_GZIP_WRITE_PROPERTIES="NO", GDAL_PAM_ENABLED="NO"):
         try:
-            with rasterio.open(path, driver=_driver(path)) as dataset:
-                refuse_beyond_memory(path, (dataset.count, *dataset.shape), np.dtype(dataset.dtypes[0]))
-                if dataset.driver == "ENVI":
+            with rasterio.open(path, driver=driver) as dataset:
+                if driver == "ENVI":
                     _check_envi_size(path, dataset)
-                values = np.moveaxis(dataset.read(), 0, -1)
-                return Raster(
-                    path=path,
-                    values=values,
-                    valid=_valid(values, dataset),
-                    bands=_band_names(dataset),
-                    wavelengths=_wavelengths(dataset),
-                    georeference=_georeference(dataset),
-                )
+                level = _overview(dataset, onto) if overviews else None
+                storage = _storage(dataset)
+                if level is None:
+                    return _read(path, dataset, bands, onto, storage)
+            with rasterio.open(path, driver=driver, overview_level=level) as dataset:
+                return _read(path, dataset, bands, onto, [*storage, f"read from its overview {_size(dataset.shape)}."])
         except RasterioError as error:
             raise InputError(
                 f"{path} cannot be read as GeoTIFF or ENVI ({error}); it may be cut short, damaged or of another"
                 " format."
             ) from error
+
+
+def _read(path: Path, dataset, bands: Sequence[int], onto: Grid | None, remarks: list[str]) -> Raster:
+    indices = list(check_bands(path, bands, dataset.count) or dataset.indexes)
+    chosen = lambda of_file: tuple(of_file[index - 1] for index in indices)
+    window = _needed(dataset, onto)
+    values, valid = _read_rows(path, dataset, indices, window)
+    if values.shape[:2] != dataset.shape:
+        rows, columns = window.toslices()
+        remarks = [
+            *remarks,
+            f"rows {rows.start} to {rows.stop - 1} and columns {columns.start} to {columns.stop - 1} of"
+            f" {_size(dataset.shape)} were read: no more is needed.",
+        ]
+    wavelengths, units = _wavelengths(dataset), _declared_units(dataset)
+    return Raster(
+        path=path,
+        values=values,
+        valid=valid,
+        bands=chosen(_band_names(dataset)),
+        wavelengths=wavelengths and chosen(wavelengths),
+        georeference=_georeference(dataset, window),
+        units=units and chosen(units),
+        remarks=tuple(remarks),
+    )
+
+
+def _overview(dataset: rasterio.DatasetReader, onto: Grid | None) -> int | None:
+    """The coarsest overview that is no coarser than the grid, None where the full resolution is needed."""
+    pitch = _pitch(dataset, onto)
+    fitting = [level for level, factor in enumerate(dataset.overviews(1)) if factor <= pitch]
+    return max(fitting, default=None)
+
+
+def _pitch(dataset: rasterio.DatasetReader, onto: Grid | None) -> float:
+    """How many of the file's pixels a pixel of the grid is wide."""
+    outline = _outline(dataset, onto)
+    if outline is None or onto is None:
+        return 1.0
+    return float(min(np.ptp(outline[0]) / onto.shape[0], np.ptp(outline[1]) / onto.shape[1]))
+
+
+def _outline(dataset: rasterio.DatasetReader, onto: Grid | None):
+    """Rows and columns in the file of points round the grid's edge; None where the places cannot be compared."""
+    own = Grid(dataset.shape, _georeference(dataset))
+    if onto is None or onto.georeference is None or own.georeference is None:
+        return None
+    outline = onto.outline_on(own)
+    return outline if np.isfinite(outline).all() else None
+
+
+def _needed(dataset: rasterio.DatasetReader, onto: Grid | None) -> Window:
+    """What resampling onto a grid can draw upon; all of a file that does not overlap it, which is for others to say."""
+    whole = Window(0, 0, dataset.width, dataset.height)  # type: ignore[reportCallIssue]
+    outline = _outline(dataset, onto)
+    if outline is None:
+        return whole
+    margin = KERNEL_REACH * max(1.0, _pitch(dataset, onto))
+    first = np.maximum(np.floor(outline.min(axis=1) - margin), 0).astype(int)
+    last = np.minimum(np.ceil(outline.max(axis=1) + margin), dataset.shape).astype(int)
+    (top, left), (height, width) = first.tolist(), (last - first).tolist()
+    if min(height, width) < 1:
+        return whole
+    return Window(left, top, width, height)  # type: ignore[reportCallIssue]
+
+
+def _read_rows(path: Path, dataset: rasterio.DatasetReader, indices: list[int], window: Window):
+    """Values and validity, by blocks of rows: a strip is decoded once for all bands, and nothing is held twice."""
+    height, width, count = int(window.height), int(window.width), len(indices)
+    dtype = np.result_type(*(dataset.dtypes[index - 1] for index in indices))
+    refuse_beyond_memory(path, (height, width, count), dtype)
+    values = np.empty((height, width, count), dtype)
+    valid = np.empty(values.shape, bool)
+    nodatavals = [dataset.nodatavals[index - 1] for index in indices]
+    strip = max(shape[0] for shape in dataset.block_shapes)
+    step = max(1, ROW_BYTES // (width * count * dtype.itemsize) // strip) * strip
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        part = Window(window.col_off, window.row_off + start, width, rows.stop - start)  # type: ignore[reportCallIssue]
+        values[rows] = np.moveaxis(dataset.read(indices, window=part), 0, -1)
+        valid[rows] = _valid(values[rows], nodatavals)
+    return values, valid
+
+
+def _declared_units(dataset: rasterio.DatasetReader) -> tuple[tuple[float, float], ...] | None:
+    """Scale and offset by band: GDAL's, or ENVI's divisor of reflectance."""
+    divisor = float(dataset.tags(ns="ENVI").get("reflectance_scale_factor") or 1)
+    units = tuple((scale / divisor, offset) for scale, offset in zip(dataset.scales, dataset.offsets))
+    return None if set(units) == {(1.0, 0.0)} else units
+
+
+def _storage(dataset: rasterio.DatasetReader) -> list[str]:
+    size = dataset.height * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+    if dataset.driver != "GTiff" or dataset.profile.get("tiled") or size < LARGE_BYTES:
+        return []
+    return [
+        f"has no internal tiles ({size / 2**20:.0f} MiB in strips of {dataset.block_shapes[0][0]} rows) and is read by"
+        " blocks of rows, which is slow; `gdal_translate -of COG` makes a file that is fast."
+    ]
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} × {shape[1]}"
 
 
 def _driver(path: Path) -> str:
@@ -88,9 +203,9 @@ def _inflated_size(path: Path) -> int:
     return size
 
 
-def _valid(values: np.ndarray, dataset: rasterio.DatasetReader) -> np.ndarray:
+def _valid(values: np.ndarray, nodatavals: Sequence[float | None]) -> np.ndarray:
     valid = np.isfinite(values) if np.issubdtype(values.dtype, np.inexact) else np.ones(values.shape, bool)
-    for band, nodata in enumerate(dataset.nodatavals):
+    for band, nodata in enumerate(nodatavals):
         if nodata is not None and not np.isnan(nodata):
             valid[..., band] &= values[..., band] != nodata
     return valid
@@ -114,8 +229,10 @@ def _wavelengths(dataset: rasterio.DatasetReader) -> tuple[float, ...] | None:
     return tuple(round(float(tag["wavelength"]) * factor, 3) for tag, factor in zip(tags, factors) if factor)
 
 
-def _georeference(dataset: rasterio.DatasetReader) -> Georeference | None:
+def _georeference(dataset: rasterio.DatasetReader, window: Window | None = None) -> Georeference | None:
     if dataset.transform.is_identity:
         return None
     a, b, c, d, e, f = tuple(dataset.transform)[:6]
-    return Georeference(dataset.crs.to_string() if dataset.crs else None, (a, b, c, d, e, f))
+    column, row = (window.col_off, window.row_off) if window else (0, 0)
+    corner = a * column + b * row + c, d * column + e * row + f
+    return Georeference(dataset.crs.to_string() if dataset.crs else None, (a, b, corner[0], d, e, corner[1]))

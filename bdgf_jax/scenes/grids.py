@@ -7,7 +7,7 @@ from affine import Affine
 from jaxtyping import Float, Shaped
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.warp import reproject
+from rasterio.warp import reproject, transform
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.scene import Georeference
@@ -16,6 +16,7 @@ from bdgf_jax.scenes.scene import Georeference
 SAME_PLACE_PIXELS = 0.01
 # The warper holds its bands in float32 twice; a few at once keep hundreds of bands within the scene's own memory.
 BANDS_AT_ONCE = 16
+EDGE_POINTS = 21  # on each side of a grid: a straight edge bends when it is projected
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ class Grid:
         corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)], np.float64).T
         here = np.linalg.solve(_matrix(self.georeference), _matrix(other.georeference) @ corners)
         return bool(np.abs(here - corners).max() < SAME_PLACE_PIXELS)
+
+    def outline_on(self, other: "Grid") -> Float[np.ndarray, "2 n"]:
+        """Rows and columns on another geo-referenced grid of points round the edge of this one; may be infinite."""
+        if self.georeference is None or other.georeference is None:
+            raise ValueError("both grids must be geo-referenced")
+        height, width = self.shape
+        along = np.linspace(0, 1, EDGE_POINTS)
+        still = np.ones_like(along)
+        columns = width * np.concatenate([along, along, 0 * still, still])
+        rows = height * np.concatenate([0 * still, still, along, along])
+        x, y, _ = _matrix(self.georeference) @ np.stack([columns, rows, np.ones_like(rows)])
+        systems = _reference_systems(self.georeference.crs, other.georeference.crs)
+        if systems["src_crs"] != systems["dst_crs"]:
+            x, y = map(np.asarray, transform(systems["src_crs"], systems["dst_crs"], x, y)[:2])
+        there = np.linalg.solve(_matrix(other.georeference), np.stack([x, y, np.ones_like(rows)]))
+        return there[[1, 0]]
 
     def describe(self) -> str:
         """Size, pixel size and reference system, in words."""

@@ -1,6 +1,6 @@
 """What a person should know of a scene before training on it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Bool
@@ -10,11 +10,11 @@ from rich.text import Text
 
 from bdgf_jax.scenes.grids import Grid
 from bdgf_jax.scenes.rendering import is_linear_power
-from bdgf_jax.scenes.scene import MASK_NAMES, UNLABELLED, Finding, Modality, Scene, class_counts
+from bdgf_jax.scenes.scene import MASK_NAMES, UNLABELLED, Finding, Modality, Scene, SceneErrors, class_counts
 from bdgf_jax.scenes.splits import within_reach
 
 SENTINELS = (-32768.0, -9999.0, -999.0, -99.0, 32767.0, 65535.0)
-SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 FEW_TRAINING_PIXELS = 10
 MUCH_NODATA = 0.2
 
@@ -32,7 +32,19 @@ def inspect_scene(scene: Scene, *, patch: int = 11) -> list[Finding]:
     findings += [Finding(severity, "grid", message) for severity, message in _of_coverage(scene)]
     findings += [Finding(severity, "labels", message) for severity, message in _of_labels(scene)]
     findings += [Finding(severity, "split", message) for severity, message in _of_split(scene, patch)]
-    return sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity))
+    return _gravest_first(findings)
+
+
+def checked_findings(scene: Scene, *, patch: int) -> list[Finding]:
+    """What `inspect_scene` finds.
+
+    Raises:
+      SceneErrors: where an error is among it; such a scene is not trained on.
+    """
+    findings = inspect_scene(scene, patch=patch)
+    if findings and findings[0].severity == "error":
+        raise SceneErrors(findings)
+    return findings
 
 
 def overlapping_test_pixels(scene: Scene, patch: int) -> Bool[np.ndarray, "h w"]:
@@ -49,10 +61,22 @@ def print_inspection(scene: Scene, console: Console | None = None, *, patch: int
     if (scene.labels != UNLABELLED).any():
         console.print(_class_table(scene))
         console.print(f"split: {scene.split}\n", style="dim")
-    for finding in inspect_scene(scene, patch=patch):
-        line = Text(f"{finding.severity:>7}  ", style=SEVERITIES[finding.severity])
-        line.append(f"{finding.subject}: ", style="bold default").append(finding.message, style="not bold default")
-        console.print(line)
+    print_findings(inspect_scene(scene, patch=patch), console)
+
+
+def print_findings(findings: Iterable[Finding], console: Console) -> None:
+    """Prints findings as a table, the gravest first."""
+    table = Table(title="findings", title_justify="left", header_style="bold", show_lines=False)
+    for column in ("severity", "of", "finding"):
+        table.add_column(column)
+    for finding in _gravest_first(findings):
+        severity = Text(finding.severity, style=SEVERITIES[finding.severity])
+        table.add_row(severity, Text(finding.subject, style="bold"), Text(finding.message))
+    console.print(table)
+
+
+def _gravest_first(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity))
 
 
 def _of_modality(modality: Modality) -> Iterator[tuple[str, str]]:
@@ -64,9 +88,11 @@ def _of_modality(modality: Modality) -> Iterator[tuple[str, str]]:
     missing = int((~modality.valid).sum())
     if missing:
         share = missing / modality.valid.size
-        yield "warning" if share > MUCH_NODATA else "info", f"{missing} pixels ({share:.2%}) are nodata."
+        yield "warning" if share > MUCH_NODATA else "note", f"{missing} pixels ({share:.2%}) are nodata."
     constant = [band for band, same in zip(modality.bands, low == high) if same]
-    if constant:
+    if len(constant) == len(modality.bands):
+        yield "error", f"{_some(constant)} constant ({low[0]:g}), and nothing else; leave this modality out."
+    elif constant:
         yield "warning", f"{_some(constant)} constant; whitening drops what does not vary."
     for value in SENTINELS:
         marked = [band for i, band in enumerate(modality.bands) if _is_sentinel(pixels[:, i], value)]
@@ -78,17 +104,21 @@ def _of_modality(modality: Modality) -> Iterator[tuple[str, str]]:
     if modality.kind == "optical":
         top = float(np.percentile(pixels, 98))
         if 200 < top < 20_000:
-            yield "info", f"values up to {top:.0f} look like reflectance × 10⁴; the statistics rescale them."
+            yield "note", f"values up to {top:.0f} look like reflectance × 10⁴; `scale` = 1e-4 makes it reflectance."
         negative = int((pixels < 0).any(axis=1).sum())
         if negative:
-            yield "info", f"{negative} pixels have negative values, which noise and over-corrected atmospheres leave."
+            yield "note", f"{negative} pixels have negative values, which noise and over-corrected atmospheres leave."
     if modality.kind == "sar" and is_linear_power(modality):
-        yield "warning", "no value is negative, so this seems to be linear power; set `scale` to 'db'."
-    if modality.kind == "sar" and not is_linear_power(modality) and np.abs(pixels).max() > 100:
+        yield "warning", "no value is negative, so a few bright pixels rule its linear power; set `scale` to 'db'."
+    elif modality.kind == "sar" and np.abs(pixels).max() > 100:
         yield (
             "warning",
             f"values from {low.min():g} to {high.max():g} are no backscatter in dB; check `scale` and `nodata`.",
         )
+    elif modality.kind == "sar":
+        yield "note", f"values from {low.min():.1f} to {high.max():.1f} are taken as decibels."
+    if modality.kind == "height":
+        yield "note", f"values from {low.min():g} to {high.max():g}; the statistics take the offset of the datum off."
 
 
 def _is_sentinel(values, value: float) -> bool:
@@ -104,12 +134,12 @@ def _of_coverage(scene: Scene) -> Iterator[tuple[str, str]]:
     count = np.sum([modality.valid for modality in scene.modalities.values()], axis=0)
     partial = int(((count > 0) & (count < len(scene.modalities))).sum())
     if partial:
-        yield "info", f"{partial} pixels are seen by some of the modalities only; they are mapped from those."
+        yield "note", f"{partial} pixels are seen by some of the modalities only; they are mapped from those."
     unseen = int((count == 0).sum())
     if unseen:
-        yield "info", f"{unseen} pixels are seen by no modality; they are nodata in the map."
+        yield "note", f"{unseen} pixels are seen by no modality; they are nodata in the map."
     if scene.georeference is None:
-        yield "info", "no geo-reference: maps will lie at pixel coordinates."
+        yield "note", "no geo-reference: maps will lie at pixel coordinates."
 
 
 def _of_labels(scene: Scene) -> Iterator[tuple[str, str]]:
@@ -120,11 +150,11 @@ def _of_labels(scene: Scene) -> Iterator[tuple[str, str]]:
     if blind:
         yield "warning", f"{blind} labelled pixels are seen by no modality and are left out."
     counts = class_counts(scene.labels, labelled, len(scene.classes))
-    yield "info", f"{labelled.mean():.1%} of the pixels are labelled, {len(scene.classes)} classes."
+    yield "note", f"{labelled.mean():.1%} of the pixels are labelled, {len(scene.classes)} classes."
     rarest, commonest = int(counts.argmin()), int(counts.argmax())
     if counts[commonest] > 20 * counts[rarest]:
         yield (
-            "info",
+            "note",
             f"'{scene.classes[commonest].name}' has {counts[commonest] / max(1, counts[rarest]):.0f} times the pixels"
             " of"
             f" '{scene.classes[rarest].name}': overall and average accuracy will differ.",
@@ -136,7 +166,7 @@ def _of_split(scene: Scene, patch: int) -> Iterator[tuple[str, str]]:
         return
     counts = {name: class_counts(scene.labels, scene.masks[name], len(scene.classes)) for name in MASK_NAMES}
     sizes = ", ".join(f"{int(counts[name].sum())} {name}" for name in MASK_NAMES)
-    yield "info", f"{sizes} pixels."
+    yield "note", f"{sizes} pixels."
     for k, entry in enumerate(scene.classes):
         if counts["train"][k] == 0:
             yield "error", f"'{entry.name}' has no training pixel."
@@ -148,7 +178,7 @@ def _of_split(scene: Scene, patch: int) -> Iterator[tuple[str, str]]:
     if near:
         share = near / int(counts["test"].sum())
         yield (
-            "warning" if share > 0.01 else "info",
+            "warning" if share > 0.01 else "note",
             f"the {patch} × {patch} patches of {near} test pixels ({share:.1%}) overlap those of training pixels:"
             " scores come out too high there.",
         )

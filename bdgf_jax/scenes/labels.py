@@ -74,7 +74,7 @@ def read_labels(
         )
     absent = [named[value] for value in named if value not in found]
     if absent:
-        findings.append(Finding("info", "labels", f"no pixel of {', '.join(absent)}; left out of the class table."))
+        findings.append(Finding("note", "labels", f"no pixel of {', '.join(absent)}; left out of the class table."))
     labels = np.full(values.shape, UNLABELLED, np.int32)
     labels[labelled] = np.searchsorted(found, numbers[labelled]).astype(np.int32)
     return labels, class_table({value: named.get(value, f"class {value}") for value in found}, coloured), findings
@@ -117,7 +117,7 @@ def _whole_numbers(values, valid, what: str, findings: list[Finding]) -> Int[np.
             f"{what} holds fractions such as {examples}; whole numbers are expected. It may have been resampled with"
             " another method than nearest neighbour, or be the wrong file."
         )
-    findings.append(Finding("info", "labels", f"{what} is stored as {values.dtype}, all values are whole numbers."))
+    findings.append(Finding("note", "labels", f"{what} is stored as {values.dtype}, all values are whole numbers."))
     return np.where(valid, values, 0).astype(np.int64)
 
 

@@ -1,7 +1,7 @@
 """From the raster in a file to a modality on the scene's grid."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,40 @@ from bdgf_jax.scenes.readers import Raster
 from bdgf_jax.scenes.scene import Finding, Modality
 
 KINDS = ("optical", "sar", "height")
-OPTIONS = ("file", "key", "bands", "kind", "nodata", "scale", "names", "wavelengths")
+SCALES = ("", "none", "db")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, Sequence) and not isinstance(values, str) and all(map(check, values))
+
+
+# Of every field of a modality: whether a value will do, and what does.
+OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "file": (lambda value: isinstance(value, str), "a file name"),
+    "key": (lambda value: isinstance(value, str), "the name of a variable in the file"),
+    "bands": (_are(lambda value: isinstance(value, int)), "band numbers counted from 1, such as (1, 2, 3)"),
+    "kind": (lambda value: value in KINDS, f"one of {', '.join(KINDS)}"),
+    "nodata": (lambda value: value is None or _is_number(value), "a number, such as -9999"),
+    "scale": (
+        lambda value: value in SCALES or (_is_number(value) and np.isfinite(value) and value != 0),
+        "'' (what the kind calls for), 'none', 'db' or a factor such as 0.0001",
+    ),
+    "names": (_are(lambda value: isinstance(value, str)), "a name for each band, such as ('VV', 'VH')"),
+    "wavelengths": (_are(_is_number), "a number of nanometres for each band"),
+}
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raises an InputError for a field that no modality has, with the nearest one, and for a missing file."""
+    """Checks the fields of a modality before any file is opened.
+
+    Raises:
+      InputError: for a field that no modality has, with the nearest one, for a value of the wrong type, and where there
+        is no file.
+    """
     for field in options:
         if field not in OPTIONS:
             near = difflib.get_close_matches(field, OPTIONS, n=1)
@@ -25,6 +54,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise InputError(f"scene.modalities.{name} has no field '{field}'; {meant}")
     if not options.get("file"):
         raise InputError(f"scene.modalities.{name}.file is empty; give the file's name, relative to scene.folder.")
+    for field, value in options.items():
+        fits, expected = OPTIONS[field]
+        if not fits(value):
+            raise InputError(f"scene.modalities.{name}.{field} is {value!r}, expected {expected}.")
 
 
 def build_modality(
@@ -37,8 +70,9 @@ def build_modality(
     Args:
       name: the modality's name, for messages.
       raster: what the file holds.
-      options: `kind`, `scale` ("" leaves the values, "db" makes 10 log10 of linear power), `names` and `wavelengths` of
-        the bands (nanometres) where the file has none.
+      options: as `check_options` lets through: `kind`, `scale` ("db" makes 10 log10 of linear power, "" does so for
+        SAR images of which no value is negative, a number is a factor), `names` and `wavelengths` of the bands
+        (nanometres) where the file has none.
       grid: the scene's grid.
       resampling: how an image on another grid is sampled.
 
@@ -46,20 +80,19 @@ def build_modality(
       InputError: naming the band that has no valid pixel, or the field that cannot be used.
     """
     kind = options.get("kind", "optical")
-    if kind not in KINDS:
-        raise InputError(f"scene.modalities.{name}.kind is '{kind}', expected one of {', '.join(KINDS)}.")
     bands = _named(name, "names", options.get("names", ()), len(raster.bands)) or raster.bands
     wavelengths = _named(name, "wavelengths", options.get("wavelengths", ()), len(bands)) or raster.wavelengths
     if wavelengths is not None:
         wavelengths = tuple(float(wavelength) for wavelength in wavelengths)
-    image, measured = _scaled(name, raster, options.get("scale", ""))
+    findings = [Finding("note", name, remark) for remark in raster.remarks]
+    image, measured, said = _scaled(name, raster, kind, options.get("scale", ""))
+    findings += [Finding("note", name, message) for message in said]
     for band, any_valid in zip(bands, np.any(measured, axis=(0, 1)).tolist()):
         if not any_valid:
             raise InputError(
                 f"{raster.path}: band '{band}' of modality '{name}' has no valid pixel; leave it out with `bands`, or"
                 " check the nodata value."
             )
-    findings = []
     valid = np.asarray(measured.all(axis=2))
     holes = int((measured.any(axis=2) & ~valid).sum())
     if holes:
@@ -72,7 +105,7 @@ def build_modality(
     own = Grid(raster.shape, raster.georeference)
     if not grid.holds(own):
         image, valid = resample(image, valid, own, grid, resampling, what=f"modality '{name}'")
-        findings.append(Finding("info", name, f"resampled ({resampling}) from {own.describe()} to {grid.describe()}."))
+        findings.append(Finding("note", name, f"resampled ({resampling}) from {own.describe()} to {grid.describe()}."))
     return Modality(image, valid, tuple(str(band) for band in bands), kind, wavelengths), findings
 
 
@@ -86,21 +119,36 @@ def _named(name: str, field: str, given, count: int) -> tuple | None:
     return tuple(given)
 
 
-def _scaled(name: str, raster: Raster, scale: str) -> tuple[Float[np.ndarray, "h w c"], Bool[np.ndarray, "h w c"]]:
-    if scale not in ("", "db"):
-        raise InputError(
-            f"scene.modalities.{name}.scale is '{scale}', expected '' (as it is) or 'db' (10 log10 of linear power)."
-        )
+def _scaled(
+    name: str, raster: Raster, kind: str, scale: str | float
+) -> tuple[Float[np.ndarray, "h w c"], Bool[np.ndarray, "h w c"], list[str]]:
+    """The image in the sensor's units, where it holds a measurement, and what was done to it, in words."""
     if np.iscomplexobj(raster.values):
         raise InputError(
             f"{raster.path}: modality '{name}' holds complex values; give amplitudes, phases or intensities as real"
             " bands."
         )
-    measured = raster.valid
+    said = []
+    # Power of 0 or less has no logarithm, and a float64 sentinel may not fit into float32.
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         image = raster.values.astype(np.float32)
+        if raster.units is not None and scale != "none":
+            gains, offsets = np.array(raster.units, np.float32).T
+            image = image * gains + offsets
+            said.append(f"scaled as the file declares, the first band by {gains[0]:g} and {offsets[0]:+g}.")
+        if isinstance(scale, int | float):
+            image *= np.float32(scale)
+        elif scale == "" and kind == "sar" and _is_linear_power(image[raster.valid]):
+            said.append(
+                "no value is negative, so it holds linear power: 10 log10 of it, decibels, is taken. Set `scale` to"
+                " 'none' to leave it."
+            )
+            scale = "db"
         if scale == "db":
             image = 10 * np.log10(image)
-    # Power of 0 or less has no logarithm, and a float64 sentinel may not fit into float32.
-    measured = measured & np.isfinite(image)
-    return image, measured
+    return image, raster.valid & np.isfinite(image), said
+
+
+def _is_linear_power(values: Float[np.ndarray, " n"]) -> bool:
+    """Decibels of natural surfaces are negative somewhere; power, amplitude and counts are so nowhere."""
+    return bool(values.min(initial=0) >= 0 and values.any())

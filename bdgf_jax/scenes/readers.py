@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.grids import Grid
 from bdgf_jax.scenes.scene import Georeference, Source
 
 ARRAY_SUFFIXES = (".mat", ".npy", ".npz", ".h5", ".hdf5")
@@ -26,6 +27,8 @@ class Raster:
       bands: the names in the file, else "band 1" and so on.
       wavelengths: band centres in nanometres, None where the file does not say.
       georeference: None where the file does not say.
+      units: scale and offset by band, as the file declares them: what was measured is value × scale + offset.
+      remarks: what its user ought to know of how it was read.
     """
 
     path: Path
@@ -34,6 +37,8 @@ class Raster:
     bands: tuple[str, ...]
     wavelengths: tuple[float, ...] | None = None
     georeference: Georeference | None = None
+    units: tuple[tuple[float, float], ...] | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -42,7 +47,15 @@ class Raster:
         return height, width
 
 
-def read_raster(path: Path, *, key: str = "", bands: Sequence[int] = (), nodata: float | int | None = None) -> Raster:
+def read_raster(
+    path: Path,
+    *,
+    key: str = "",
+    bands: Sequence[int] = (),
+    nodata: float | int | None = None,
+    onto: Grid | None = None,
+    overviews: bool = True,
+) -> Raster:
     """Reads an image from GeoTIFF, ENVI (compressed or not), MATLAB v5 or v7.3, HDF5, `.npy` or `.npz`.
 
     Args:
@@ -50,13 +63,50 @@ def read_raster(path: Path, *, key: str = "", bands: Sequence[int] = (), nodata:
       key: the variable inside a .mat, .npz or HDF5 file; may be empty where there is only one.
       bands: bands to keep, counted from 1, in the wanted order; empty keeps all.
       nodata: a value that marks missing pixels, besides the one that the file declares and NaN.
+      onto: the grid that the image will be resampled onto; of a geo-referenced file no more is read than that needs.
+      overviews: whether a coarser grid is served from an overview; labels are not, which someone may have averaged.
 
     Raises:
       InputError: where the file is missing, is cut short, is not what its name says, holds pickled objects or no such
         key.
     """
-    values = _open(path, key)
-    return _mark_nodata(_select(values, bands), nodata)
+    path = existing_file(path)
+    # Imported where they are needed: both modules build upon this one.
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        from bdgf_jax.scenes.array_files import read_array_file
+
+        return raster_of_array(path, read_array_file(path, key), bands=bands, nodata=nodata)
+    from bdgf_jax.scenes.georeferenced_files import read_georeferenced_file
+
+    return _mark_nodata(read_georeferenced_file(path, bands, onto, overviews), nodata)
+
+
+def raster_of_array(
+    path: Path, values: Shaped[np.ndarray, "..."], *, bands: Sequence[int] = (), nodata: float | int | None = None
+) -> Raster:
+    """The raster that a bare array stands for.
+
+    Args:
+      path: where it comes from, for messages.
+      values: rows, columns and, unless there is only one, bands.
+      bands: as in `read_raster`.
+      nodata: as in `read_raster`.
+
+    Raises:
+      InputError: where it is no image of numbers, or lacks a band.
+    """
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.ndim != 3 or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        raise InputError(
+            f"{path}: an image of rows × columns × bands is expected, it holds {values.dtype} values of shape"
+            f" {' × '.join(map(str, values.shape))}."
+        )
+    names = tuple(f"band {number}" for number in range(1, values.shape[2] + 1))
+    if check_bands(path, bands, len(names)):
+        index = [band - 1 for band in bands]
+        values, names = values[..., index], tuple(names[i] for i in index)
+    return _mark_nodata(Raster(path, values, _finite(values), names), nodata)
 
 
 def read_array(path: Path, *, key: str = "") -> Shaped[np.ndarray, "..."]:
@@ -88,6 +138,20 @@ def existing_file(path: Path) -> Path:
     )
 
 
+def check_bands(path: Path, bands: Sequence[int], count: int) -> Sequence[int]:
+    """The selection, counted from 1.
+
+    Raises:
+      InputError: where it names a band that the file does not have, or one twice.
+    """
+    for band in bands:
+        if not 1 <= band <= count:
+            raise InputError(f"{path}: band {band} was selected, the file has bands 1 to {count}.")
+    if len(set(bands)) < len(bands):
+        raise InputError(f"{path}: the selection {tuple(bands)} names a band twice.")
+    return bands
+
+
 def describe_source(path: Path) -> Source:
     """Size and SHA-256 of a file."""
     path = existing_file(path)
@@ -107,43 +171,6 @@ def refuse_beyond_memory(path: Path, shape: Sequence[int], dtype: np.dtype) -> N
         )
 
 
-def _open(path: Path, key: str) -> Raster:
-    path = existing_file(path)
-    # Both modules import their format's library, which a scene of the other kind does not need.
-    if path.suffix.lower() in ARRAY_SUFFIXES:
-        from bdgf_jax.scenes.array_files import read_array_file
-
-        values = read_array_file(path, key)
-        if values.ndim == 2:
-            values = values[:, :, None]
-        if values.ndim != 3 or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-            raise InputError(
-                f"{path}, variable '{key}': an image of rows × columns × bands is expected, it holds {values.dtype}"
-                f" values of shape {' × '.join(map(str, values.shape))}."
-            )
-        return Raster(path, values, _finite(values), _numbered(values.shape[2]))
-    from bdgf_jax.scenes.georeferenced_files import read_georeferenced_file
-
-    return read_georeferenced_file(path)
-
-
-def _select(raster: Raster, bands: Sequence[int]) -> Raster:
-    if not bands:
-        return raster
-    count = len(raster.bands)
-    for band in bands:
-        if not 1 <= band <= count:
-            raise InputError(f"{raster.path}: band {band} was selected, the file has bands 1 to {count}.")
-    if len(set(bands)) < len(bands):
-        raise InputError(f"{raster.path}: the selection {tuple(bands)} names a band twice.")
-    index = [band - 1 for band in bands]
-    wavelengths = raster.wavelengths and tuple(raster.wavelengths[i] for i in index)
-    names = tuple(raster.bands[i] for i in index)
-    return replace(
-        raster, values=raster.values[..., index], valid=raster.valid[..., index], bands=names, wavelengths=wavelengths
-    )
-
-
 def _mark_nodata(raster: Raster, nodata: float | int | None) -> Raster:
     if nodata is None or np.isnan(nodata):
         return raster
@@ -152,7 +179,3 @@ def _mark_nodata(raster: Raster, nodata: float | int | None) -> Raster:
 
 def _finite(values: Shaped[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w c"]:
     return np.isfinite(values) if np.issubdtype(values.dtype, np.inexact) else np.ones(values.shape, bool)
-
-
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(f"band {number}" for number in range(1, count + 1))

@@ -58,11 +58,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a scene that its user ought to know; `severity` is "info", "warning" or "error"."""
+    """Something about a scene that its user ought to know; `severity` is "note", "warning" or "error"."""
 
     severity: str
     subject: str
     message: str
+
+
+class SceneErrors(InputError):
+    """A scene that cannot be used: all that was found wrong with it, one line each, not only the first.
+
+    Args:
+      findings: everything noticed, of which the message holds the errors.
+    """
+
+    def __init__(self, findings: Iterable[Finding]):
+        self.findings = tuple(findings)
+        super().__init__("\n".join(finding.message for finding in self.findings if finding.severity == "error"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Statistics of a modality's bands: principal components of unit variance, or bands of unit variance."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ ROWS_AT_ONCE = 65_536
 
 @dataclass(frozen=True, eq=False)
 class BandTransform:
-    """An affine map of a pixel's bands, y = (x - mean) projection; it travels with the model that was trained on it.
+    """An affine map of a pixel's bands, y = (clip(x) - mean) projection; it travels with the model trained on it.
 
     Args:
       mean: mean of each band, in the sensor's units.
@@ -24,6 +25,7 @@ class BandTransform:
       explained: share of the bands' total variance that each output carries.
       bands: names of the bands, in the order that the columns stand for.
       mode: "whiten" or "standardise".
+      limits: lowest and highest value of each band, beyond which it is clipped; None where it is not.
     """
 
     mean: Float[np.ndarray, " c"]
@@ -31,6 +33,7 @@ class BandTransform:
     explained: Float[np.ndarray, " k"]
     bands: tuple[str, ...]
     mode: str
+    limits: Float[np.ndarray, "2 c"] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Lists and strings for JSON, exact to the last bit."""
@@ -40,6 +43,7 @@ class BandTransform:
             "explained": self.explained.tolist(),
             "bands": list(self.bands),
             "mode": self.mode,
+            "limits": None if self.limits is None else self.limits.tolist(),
         }
 
     @classmethod
@@ -51,10 +55,13 @@ class BandTransform:
             explained=np.asarray(fields["explained"], np.float64),
             bands=tuple(fields["bands"]),
             mode=fields["mode"],
+            limits=None if fields["limits"] is None else np.asarray(fields["limits"], np.float64),
         )
 
 
-def fit_band_transform(modality: Modality, *, mode: str = "whiten", components: int = 30) -> BandTransform:
+def fit_band_transform(
+    modality: Modality, *, mode: str = "whiten", components: int = 30, percentiles: Sequence[float | int] = (0, 100)
+) -> BandTransform:
     """Fits a transform on the valid pixels of a modality, in float64.
 
     "whiten" keeps the leading principal components, each divided by its standard deviation; neighbouring bands are so
@@ -65,9 +72,12 @@ def fit_band_transform(modality: Modality, *, mode: str = "whiten", components: 
       modality: the image whose bands are described.
       mode: "whiten" or "standardise".
       components: at most so many components are kept by "whiten"; those without variance never are.
+      percentiles: of its valid pixels, by band, to which every band is clipped: (1, 99) takes glints and spikes off,
+        (0, 100) nothing.
 
     Raises:
-      InputError: for an unknown mode, and for an image without a valid pixel or with one value everywhere.
+      InputError: for an unknown mode, percentiles that are none, and an image without a valid pixel or with one value
+        everywhere.
     """
     if mode not in ("whiten", "standardise"):
         raise InputError(f"scene.statistics.mode is '{mode}', expected 'whiten' or 'standardise'.")
@@ -78,7 +88,9 @@ def fit_band_transform(modality: Modality, *, mode: str = "whiten", components: 
             f"band '{modality.bands[0]}' has no valid pixel; check the nodata value of this modality in the"
             " configuration."
         )
-    mean, covariance = _moments(modality.image[modality.valid])
+    pixels = modality.image[modality.valid]
+    limits = _limits(pixels, percentiles)
+    mean, covariance = _moments(_clipped(pixels, limits))
     variance = np.diag(covariance)
     if not variance.max() > 0:
         raise InputError(
@@ -88,7 +100,7 @@ def fit_band_transform(modality: Modality, *, mode: str = "whiten", components: 
     if mode == "standardise":
         varies = variance > 0
         scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
-        return BandTransform(mean, np.diag(scale), variance / variance.sum(), modality.bands, mode)
+        return BandTransform(mean, np.diag(scale), variance / variance.sum(), modality.bands, mode, limits)
     eigenvalues, directions = np.linalg.eigh(covariance)
     eigenvalues, directions = eigenvalues[::-1], directions[:, ::-1]
     kept = min(components, int((eigenvalues > NUMERICALLY_ZERO * eigenvalues[0]).sum()))
@@ -97,7 +109,7 @@ def fit_band_transform(modality: Modality, *, mode: str = "whiten", components: 
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(kept)])
     explained = eigenvalues / variance.sum()
-    return BandTransform(mean, directions / np.sqrt(eigenvalues), explained, modality.bands, mode)
+    return BandTransform(mean, directions / np.sqrt(eigenvalues), explained, modality.bands, mode, limits)
 
 
 def apply_band_transform(transform: BandTransform, modality: Modality) -> Float[np.ndarray, "h w k"]:
@@ -112,7 +124,8 @@ def apply_band_transform(transform: BandTransform, modality: Modality) -> Float[
     transformed = np.empty((len(pixels), transform.projection.shape[1]), np.float32)
     for start in range(0, len(pixels), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        transformed[rows] = (pixels[rows].astype(np.float64) - transform.mean) @ transform.projection
+        inside = _clipped(pixels[rows].astype(np.float64), transform.limits)
+        transformed[rows] = (inside - transform.mean) @ transform.projection
     transformed = transformed.reshape(height, width, -1)
     transformed[~modality.valid] = 0
     return transformed
@@ -121,6 +134,23 @@ def apply_band_transform(transform: BandTransform, modality: Modality) -> Float[
 def invert_band_transform(transform: BandTransform, image: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b c"]:
     """Bands in the sensor's units from transformed ones; what the left-out components held comes back as the mean."""
     return (image @ np.linalg.pinv(transform.projection) + transform.mean).astype(np.float32)
+
+
+def _limits(pixels: Float[np.ndarray, "n c"], percentiles: Sequence[float | int]) -> Float[np.ndarray, "2 c"] | None:
+    low, high = percentiles if len(percentiles) == 2 else (0, 0)
+    if not 0 <= low < high <= 100:
+        raise InputError(
+            f"scene.statistics.percentiles is {tuple(percentiles)}, expected two rising numbers from 0 to 100, such as"
+            " (1, 99)."
+        )
+    if (low, high) == (0, 100):
+        return None
+    # A percentile that is one of the pixels' own values leaves a band clipped to it in float32.
+    return np.percentile(pixels, (low, high), axis=0, method="nearest").astype(np.float64)
+
+
+def _clipped(pixels: Float[np.ndarray, "n c"], limits: Float[np.ndarray, "2 c"] | None) -> Float[np.ndarray, "n c"]:
+    return pixels if limits is None else np.clip(pixels, *limits.astype(pixels.dtype))
 
 
 def _moments(pixels: Float[np.ndarray, "n c"]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c c"]]:

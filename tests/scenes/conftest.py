@@ -21,6 +21,8 @@ def scene_config(tmp_path):
         "labels": {
             "file": "labels.npy",
             "key": "",
+            "attribute": "",
+            "layer": "",
             "ignore": (0,),
             "names": {},
             "colours": {},
@@ -39,7 +41,7 @@ def scene_config(tmp_path):
             "train_key": "",
             "test_key": "",
         },
-        "statistics": {"mode": "whiten", "components": 30},
+        "statistics": {"mode": "whiten", "components": 30, "percentiles": (0, 100)},
     }
     return ConfigDict(fields)
 

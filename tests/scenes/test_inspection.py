@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -6,8 +7,8 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from bdgf_jax.scenes.drawing import draw_scene, paint_labels
-from bdgf_jax.scenes.inspection import inspect_scene, overlapping_test_pixels, print_inspection
-from bdgf_jax.scenes.scene import Finding
+from bdgf_jax.scenes.inspection import checked_findings, inspect_scene, overlapping_test_pixels, print_inspection
+from bdgf_jax.scenes.scene import Finding, SceneErrors
 from bdgf_jax.scenes.splits import Blocks, split_blocks
 from bdgf_jax.scenes.synthetic import synthetic_scene
 
@@ -31,7 +32,7 @@ def said(scene, subject):
 
 
 def test_a_sound_scene_calls_for_no_warning(scene):
-    assert {finding.severity for finding in inspect_scene(scene)} == {"info"}
+    assert {finding.severity for finding in inspect_scene(scene)} == {"note"}
 
 
 def test_constant_bands_are_named(scene):
@@ -56,6 +57,17 @@ def test_odd_units_are_pointed_out(scene):
     assert "linear power; set `scale` to 'db'" in said(linear, "sar")
 
 
+def test_what_the_statistics_take_care_of_is_said(scene):
+    assert re.search(r"note: values from -\d\S+ to -?\d\S+ are taken as decibels", said(scene, "sar"))
+    assert "the statistics take the offset of the datum off" in said(scene, "height")
+
+
+def test_a_modality_of_one_value_is_an_error_that_stops_a_run(scene):
+    flat = with_image(scene, "height", lambda image: image.fill(7))
+    with pytest.raises(SceneErrors, match=r"band 'height' constant \(7\), and nothing else; leave this modality out"):
+        checked_findings(flat, patch=11)
+
+
 def test_nodata_and_partial_coverage_are_counted(scene):
     valid = np.ones(scene.shape, bool)
     valid[:16] = False
@@ -77,11 +89,11 @@ def test_overlapping_patches_are_counted(scene):
 
 def test_classes_without_training_pixels_are_errors_and_come_first(scene):
     train = scene.masks["train"] & (scene.labels != 2)
-    poor = replace(scene, masks={**scene.masks, "train": train}, findings=(Finding("info", "x", "was read"),))
+    poor = replace(scene, masks={**scene.masks, "train": train}, findings=(Finding("note", "x", "was read"),))
     findings = inspect_scene(poor)
     assert findings[0].severity == "error"
     assert f"'{scene.classes[2].name}' has no training pixel" in findings[0].message
-    assert Finding("info", "x", "was read") in findings
+    assert Finding("note", "x", "was read") in findings
 
 
 def test_the_printed_tables_hold_modalities_classes_and_findings(scene):

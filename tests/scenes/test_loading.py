@@ -1,6 +1,7 @@
 import h5py
 import numpy as np
 import pytest
+import rasterio
 import scipy.io
 from ml_collections import ConfigDict
 
@@ -116,6 +117,45 @@ def test_linear_power_becomes_decibels_and_zero_power_is_no_measurement(scene_co
     np.testing.assert_allclose(sar.image[1, 1], -10.0, rtol=1e-6)
     assert not sar.valid[0, 0]
     assert sar.valid.sum() == 32 * 24 - 1
+
+
+def test_sar_in_linear_power_is_detected_and_left_on_request(scene_config, files):
+    power = 10 ** ((-12 + np.random.default_rng(0).standard_normal((32, 24, 2))) / 10)
+    power[0, 0] = 0
+    files(sar=power.astype(np.float32))
+    scene = load_scene(scene_config)
+    np.testing.assert_allclose(scene.modalities["sar"].image[1:], 10 * np.log10(power[1:]), rtol=1e-5)
+    assert np.argwhere(~scene.modalities["sar"].valid).tolist() == [[0, 0]]
+    assert "sar: no value is negative, so it holds linear power: 10 log10 of it, decibels, is taken" in said(scene)
+    scene_config.modalities.sar.scale = "none"
+    left = load_scene(scene_config)
+    np.testing.assert_allclose(left.modalities["sar"].image, power, rtol=1e-6)
+    assert "decibels" not in said(left)
+
+
+def test_sar_in_decibels_and_optical_images_without_negatives_are_left(scene_config, files):
+    folder = files(hsi=np.random.default_rng(0).random((32, 24, 5)).astype(np.float32))
+    scene = load_scene(scene_config)
+    for name in ("hsi", "sar"):
+        np.testing.assert_array_equal(scene.modalities[name].image, np.load(folder / f"{name}.npy"))
+
+
+def test_a_factor_and_the_files_own_scale_reach_the_image_and_not_the_nodata_value(scene_config, geotiff, files):
+    files()
+    image = np.full((32, 24, 2), 2000, np.int16)
+    image[0, 0] = -1
+    path = geotiff("hsi.tif", image)
+    scene_config.modalities.hsi = {"file": "hsi.tif", "nodata": -1, "scale": 1e-4}
+    hsi = load_scene(scene_config).modalities["hsi"]
+    np.testing.assert_allclose(hsi.image[1:], 0.2, rtol=1e-6)
+    assert np.argwhere(~hsi.valid).tolist() == [[0, 0]]
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales, dataset.offsets = (1e-4, 1e-4), (-0.1, -0.1)
+    scene_config.modalities.hsi = {"file": "hsi.tif", "nodata": -1}
+    scene = load_scene(scene_config)
+    np.testing.assert_allclose(scene.modalities["hsi"].image[1:], 0.1, rtol=1e-5)
+    assert np.argwhere(~scene.modalities["hsi"].valid).tolist() == [[0, 0]]
+    assert "hsi: scaled as the file declares, the first band by 0.0001 and -0.1" in said(scene)
 
 
 def test_names_and_wavelengths_of_the_configuration_are_taken(scene_config, files):

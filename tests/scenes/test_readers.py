@@ -42,6 +42,13 @@ def test_envi_is_read_with_its_names_wavelengths_and_nodata(tmp_path, image, com
     assert [band.split()[0] for band in raster.bands] == ["blue", "green", "red"]
 
 
+def test_the_divisor_of_envis_reflectance_is_read(tmp_path, image):
+    path = write_envi(tmp_path / "a.bsq", image)
+    header = path.with_suffix(".hdr")
+    header.write_text(header.read_text() + "reflectance scale factor = 10000\n")
+    assert read_raster(path).units == ((1e-4, 0.0),) * 3
+
+
 def test_reading_leaves_nothing_in_the_folder_of_the_data(tmp_path, image):
     path = write_envi(tmp_path / "a.bsq", image, compressed=True)
     before = sorted(tmp_path.iterdir())

@@ -44,6 +44,50 @@ def test_nodata_touches_no_statistic_and_comes_out_as_zero(modality, spectra, mo
     assert (apply_band_transform(other, modality(spoilt, valid))[~valid] == 0).all()
 
 
+@pytest.mark.parametrize("mode", ["whiten", "standardise"])
+def test_spikes_beyond_the_percentiles_and_nodata_move_nothing(modality, spectra, mode):
+    spikes = np.zeros(spectra.shape[:2], bool)
+    spikes.flat[::301] = True
+    nodata = np.zeros_like(spikes)
+    nodata.flat[5::7] = True
+    high = np.where(spikes[:, :, None], np.float32(1e7), spectra)
+    higher = np.where(spikes[:, :, None], np.float32(1e9), spectra)
+    higher[nodata] = -9999
+    options = {"mode": mode, "percentiles": (1, 99)}
+    one, other = (fit_band_transform(modality(image, ~nodata), **options) for image in (high, higher))
+    assert one.to_dict() == other.to_dict()
+    clipped = apply_band_transform(one, modality(high, ~nodata))
+    assert np.abs(clipped).max() < 20
+    plain = fit_band_transform(modality(high, ~nodata), mode=mode)
+    # Without percentiles the spikes are the leading component, beside which all else is level.
+    assert np.ptp(apply_band_transform(plain, modality(high, ~nodata))[~spikes & ~nodata][:, 0]) < 1
+
+
+def test_clipping_stops_at_the_percentiles_of_numpy(modality, spectra):
+    transform = fit_band_transform(modality(spectra), mode="standardise", percentiles=(10, 75))
+    bands = invert_band_transform(transform, apply_band_transform(transform, modality(spectra)))
+    low, high = np.percentile(spectra, (10, 75), axis=(0, 1), method="nearest")
+    np.testing.assert_allclose(bands.min(axis=(0, 1)), low, rtol=1e-5)
+    np.testing.assert_allclose(bands.max(axis=(0, 1)), high, rtol=1e-5)
+
+
+@pytest.mark.parametrize("percentiles", [(99, 1), (5, 5), (-1, 99), (2,)])
+def test_percentiles_that_are_none_are_refused(modality, spectra, percentiles):
+    with pytest.raises(InputError, match=r"scene.statistics.percentiles is .*, expected two rising numbers"):
+        fit_band_transform(modality(spectra), percentiles=percentiles)
+
+
+@pytest.mark.parametrize("mode", ["whiten", "standardise"])
+def test_neither_the_datum_of_heights_nor_the_factor_of_reflectance_matters(modality, spectra, mode):
+    heights = spectra[..., :1] / 100
+    for image, other in ((heights, heights + 3000), (spectra, spectra * 1e-4)):
+        first, second = (
+            apply_band_transform(fit_band_transform(modality(values), mode=mode), modality(values))
+            for values in (image, other.astype(np.float32))
+        )
+        np.testing.assert_allclose(second, first, atol=2e-3)
+
+
 def test_components_without_variance_are_dropped(modality, spectra):
     doubled = np.concatenate([spectra, spectra[..., :3] * 2, np.full_like(spectra[..., :1], 7.1)], axis=2)
     transform = fit_band_transform(modality(doubled), mode="whiten", components=30)
@@ -60,7 +104,7 @@ def test_a_constant_band_becomes_zero_when_standardised(modality, spectra):
 
 
 def test_a_transform_survives_json_to_the_last_bit(modality, spectra):
-    transform = fit_band_transform(modality(spectra))
+    transform = fit_band_transform(modality(spectra), percentiles=(1, 99))
     again = BandTransform.from_dict(json.loads(json.dumps(transform.to_dict())))
     np.testing.assert_array_equal(
         apply_band_transform(again, modality(spectra)), apply_band_transform(transform, modality(spectra))

@@ -1,0 +1,37 @@
+"""Augsburg: 180 bands of HySpex with Sentinel-1, 332 × 485 pixels, seven classes.
+
+Source: `bdgf_jax.scenes.layouts` says which files to get, and so does the error where one is missing. `scene.folder`
+names their folder; it is needed once, for afterwards the scene is loaded by its name from what was prepared.
+Protocol: 761 training and 77 533 test pixels, published with the scene; patches of 11 × 11 [kin: MSFMamba].
+Command: bdgf run --config augsburg --config.scene.folder=augsburg
+Expected: BDGF 93.57 (OA, per cent) in its own paper; MSFMamba 91.4 in its own, 68.9 in MERGE-Net's ten runs.
+Not run here: the files are not redistributable.
+"""
+
+from bdgf_jax import configuration
+from bdgf_jax.scenes.layouts import LAYOUTS
+
+CLASSES = (
+    ("forest", "#1b6e3c"),
+    ("residential area", "#c0392b"),
+    ("industrial area", "#8e44ad"),
+    ("low plants", "#8fc95b"),
+    ("allotment", "#e6b422"),
+    ("commercial area", "#e377a8"),
+    ("water", "#2f6fb5"),
+)
+
+
+def get_config(size: str = ""):
+    config = configuration.load("base")
+    config.scene.name = "augsburg"
+    config.scene.source = "prepared"
+    config.scene.update(LAYOUTS["augsburg"].fields())
+    config.scene.labels.names = {str(value): name for value, (name, _) in enumerate(CLASSES, start=1)}
+    config.scene.labels.colours = {str(value): colour for value, (_, colour) in enumerate(CLASSES, start=1)}
+    config.classifier.patch = 11
+    if size == "tiny":
+        config.diffusion.width = 8
+        config.pretrain.steps = 20
+        config.train.steps = 20
+    return config
