@@ -39,25 +39,22 @@ from bdgf_jax.evaluation.report import write_report
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
+from bdgf_jax.scenes.feature_files import read_feature_maps
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.statistics import invert_band_transform
 from bdgf_jax.training.checkpoints import load_parameters
 
 MAP, CONFIDENCE, UNCERTAINTY = "map.tif", "confidence.tif", "uncertainty.tif"
-FEATURE_SOURCES = ("ddpm", "untrained", "none")
+FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
 
 
 def denoiser(run: Run) -> tuple[nnx.GraphDef, nnx.State]:
     """The pre-trained denoiser of a run, or, as a control, an untrained one.
 
     Raises:
-      InputError: there is no pre-trained one yet, or `features.source` is unknown.
+      InputError: there is no pre-trained one yet.
     """
     config = run.config
-    if config.features.source not in FEATURE_SOURCES:
-        raise InputError(
-            f"features.source must be one of {', '.join(FEATURE_SOURCES)}, got {config.features.source!r}."
-        )
     graph, parameters = build_denoiser(config.diffusion, run.channels, config.pretrain.seed)
     if config.features.source == "untrained":
         return graph, parameters
@@ -65,14 +62,19 @@ def denoiser(run: Run) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
-    """Diffusion features of the scene, standardised by channel, coarsest level first; reused where still true.
+    """What guides the classifier, standardised by channel, coarsest level first.
+
+    Diffusion features are kept in the workdir and reused where still true; those of other models come from files.
 
     Raises:
-      InputError: the DDPM is not pre-trained yet.
+      InputError: the DDPM is not pre-trained yet, or `features.source` is neither a known name nor files that fit.
     """
     config, folder = run.config.features, run.workdir / "features"
     if config.source == "none":
         return ()
+    if config.source not in FEATURE_SOURCES:
+        levels = read_feature_maps(config.source, run.scene.valid)
+        return standardise_features(levels, fit_feature_statistics(levels, run.scene.valid))
     graph, parameters = denoiser(run)
     fingerprint = _fingerprint(repr((config.to_dict(), run.config.diffusion.to_dict())), run.images, parameters)
     if read_json(folder / "features.json").get("fingerprint") == fingerprint:
@@ -127,14 +129,20 @@ def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx
     return nnx.split(nnx.jit(create)())
 
 
-def classifier_function(run: Run, graph: nnx.GraphDef) -> Callable:
-    """(parameters, data, centres) -> class probabilities by branch, of the direct head and of all together, jitted."""
+def classifier_function(run: Run, graph: nnx.GraphDef, branches: Sequence[str] | None = None) -> Callable:
+    """(parameters, data, centres) -> class probabilities by branch, of the direct head and of all together, jitted.
+
+    Args:
+      run: of the scene.
+      graph: of the classifier.
+      branches: those to compute, all by default; all together then means these.
+    """
     side = run.config.classifier.patch
 
     @jax.jit
     def classify(parameters, data, centres):
         patches = gather(data, centres, side)
-        predictions = nnx.merge(graph, parameters)(patches["images"], patches["guidance"])
+        predictions = nnx.merge(graph, parameters)(patches["images"], patches["guidance"], branches=branches)
         return {name: jax.nn.softmax(values.astype(jnp.float32)) for name, values in predictions.all_logits().items()}
 
     return classify
@@ -143,7 +151,7 @@ def classifier_function(run: Run, graph: nnx.GraphDef) -> Callable:
 def predict(
     run: Run, guidance: tuple[np.ndarray, ...], where: np.ndarray | None = None
 ) -> dict[str, Float[np.ndarray, "h w k"]]:
-    """Class probabilities of every pixel by branch, and `fused`; 0 where no modality holds data.
+    """Class probabilities of every pixel by branch, of `predict.branches`, and `fused`; 0 where there is no data.
 
     Args:
       run: its classifier is trained.
@@ -156,7 +164,7 @@ def predict(
     graph, fresh = build(run, guidance)
     parameters = _load(run, "train", fresh, "best" if run.watched else "last")
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
-    classify = classifier_function(run, graph)
+    classify = classifier_function(run, graph, tuple(run.config.predict.branches) or None)
     wanted = run.scene.valid if where is None else where
     stride = run.config.predict.stride
     total = len(window_centres(run.scene.shape, stride=stride, side=run.config.classifier.centre, where=wanted))
@@ -187,7 +195,8 @@ def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]], 
     write_map(folder / MAP, prediction, scene.classes, scene.georeference)
     draw_map(folder / "map.png", scene, prediction)
     shares = {CONFIDENCE: (["confidence"], fused.max(-1, keepdims=True))}
-    branches = [predictions[name] for name in run.config.classifier.branches]
+    branches = [predictions[name] for name in run.config.classifier.branches if name in predictions]
+    (folder / UNCERTAINTY).unlink(missing_ok=True)  # of an earlier prediction, by more branches perhaps
     if len(branches) > 1:
         shares[UNCERTAINTY] = ["disagreement of the branches"], jensen_shannon_divergence(branches)[..., None]
     if with_probabilities:

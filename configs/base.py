@@ -88,7 +88,9 @@ def get_config(size: str = "") -> Any:
     # What the classifier is guided by.
     config.features = ml_collections.ConfigDict(
         {
-            "source": "ddpm",  # ddpm | untrained (the control) | none
+            # ddpm | untrained (the control) | none | another model's feature maps: files (h, w, c), one a level,
+            # coarsest first, commas between them
+            "source": "ddpm",
             "timesteps": (50, 100, 400),
             "draws": 4,  # of noise, whose features are averaged
             "levels": (0, 1),  # of the decoder, coarsest first
@@ -119,7 +121,7 @@ def get_config(size: str = "") -> Any:
             "directions": "grouped",  # four | grouped: all channels in each direction, or a quarter of them in each
             "convolution": "causal",  # before the scans, depthwise: causal (along the raster) | square
             "head": "mean_and_token",  # of each pixel: mean of the tokens round it, and the token itself too
-            # a linear classifier of the pixel's own diffusion features counts as much as the branches together;
+            # a linear classifier of the pixel's own diffusion features counts as one branch more;
             # how strongly its weights are held down, in the loss of a training pixel; 0 = no such classifier
             "direct_ridge": 100.0,
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
@@ -147,6 +149,7 @@ def get_config(size: str = "") -> Any:
         {
             "stride": 1,  # distance between the patches of a map, at most classifier.centre
             "batch_size": 256,
+            "branches": (),  # those to compute, alone or together; empty = all that were trained
             "probabilities": False,  # write probabilities.tif too
         }
     )

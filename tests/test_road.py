@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 import rasterio
 
+from bdgf_jax import configuration
+from bdgf_jax.scenes.loading import load_scene
+from bdgf_jax.scenes.statistics import apply_band_transform, fit_band_transform
+
 ROOT = pathlib.Path(__file__).parent.parent
 # Tests of tests: a little faster to compile, and one device as on a laptop.
 ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "COLUMNS": "300"}
@@ -142,6 +146,27 @@ def test_probabilities_come_on_request_and_sum_to_one(run):
     with rasterio.open(workdir / "probabilities.tif") as file:
         assert file.count == 4
         np.testing.assert_allclose(file.read().sum(0), 1.0, atol=1e-5)
+
+
+def test_one_branch_alone_maps_the_scene_without_training_anew(run, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    bdgf("predict", "--config", "demo:tiny", "--workdir", workdir, "--config.predict.branches=('cnn',)")
+    maps = [rasterio.open(folder / "map.tif").read(1) for folder in (run[0], workdir)]
+    assert not (workdir / "uncertainty.tif").exists()
+    assert (maps[0] != maps[1]).any()
+    assert (maps[0] == maps[1]).mean() > 0.5
+
+
+def test_feature_maps_of_another_model_guide_the_classifier(tmp_path):
+    scene = load_scene(configuration.load("demo:tiny").scene)
+    spectra = scene.modalities["hsi"]
+    components = apply_band_transform(fit_band_transform(spectra, mode="whiten", components=8), spectra)
+    np.save(tmp_path / "components.npy", components)
+    source = f"--config.features.source={tmp_path / 'components.npy'}"
+    done = bdgf("run", "--config", "demo:tiny", "--workdir", tmp_path / "run", source)
+    assert "Pre-training" not in done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["aa"] > 0.45
 
 
 def test_uncertainty_is_the_disagreement_of_the_branches_and_finds_errors(run):

@@ -32,8 +32,8 @@ class Predictions:
     Attributes:
       logits: of each branch, (b s s k).
       direct: logits of the direct head, (b s s k); None where there is no such head.
-      fused: log-probabilities of the mean over the branches, or logits of the fused head; where there is a direct head,
-        log-probabilities of the mean of both, (b s s k).
+      fused: log-probabilities of the mean over the branches, or of the fused head, which speaks for all of them; the
+        direct head, where there is one, counts as one branch more, (b s s k).
       embeddings: each branch's feature z of the patch, the mean of its tokens, (b d).
     """
 
@@ -128,13 +128,12 @@ class GuidedClassifier(nnx.Module):
         levels = [merge(level) for merge, level in zip(self.merges, guidance)]
         grids = {name: self.branches[name](images, levels, rngs=rngs) for name in names}
         logits = {name: self.heads[name](grid) for name, grid in grids.items()}
-        if self.fused_head is None:
-            fused = log_mean_probability([logits[name] for name in names])
-        else:
-            fused = self.fused_head(jnp.concatenate([grids[name] for name in names], axis=-1))
         direct = None if self.direct_head is None else self.direct_head(guidance)
-        if direct is not None:
-            fused = log_mean_probability([fused, direct])
+        if self.fused_head is None:
+            voices = [logits[name] for name in names]
+        else:
+            voices = [self.fused_head(jnp.concatenate([grids[name] for name in names], axis=-1))] * len(names)
+        fused = log_mean_probability(voices if direct is None else [*voices, direct])
         return Predictions(logits, direct, fused, {name: grid.mean((1, 2)) for name, grid in grids.items()})
 
     def _check(self, images: Mapping[str, Array], guidance: Sequence[Array], branches: Sequence[str]) -> None:

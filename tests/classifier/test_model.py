@@ -40,15 +40,14 @@ def test_the_fused_prediction_is_the_mean_of_the_branches_probabilities(make, pa
     np.testing.assert_allclose(jnp.exp(predictions.fused), mean, rtol=1e-5)
 
 
-def test_the_direct_head_counts_as_much_as_the_branches_together(make, patches, config):
+def test_the_direct_head_counts_as_one_branch_more(make, patches, config):
     config.direct_ridge = 1.0
     model = make()
     direct = np.random.default_rng(0).standard_normal((3, model.direct_head.weights[0].size))
     model.direct_head.assign(direct, np.zeros(3))
     graph, parameters = nnx.split(model)
     predictions = classify(graph, parameters, patches)
-    branches = sum(jax.nn.softmax(logits) for logits in predictions.logits.values()) / 3.0
-    mean = (branches + jax.nn.softmax(predictions.direct)) / 2.0
+    mean = sum(jax.nn.softmax(logits) for logits in (*predictions.logits.values(), predictions.direct)) / 4.0
     np.testing.assert_allclose(jnp.exp(predictions.fused), mean, rtol=1e-4)
     assert make(guidance=()).direct_head is None
 
