@@ -128,10 +128,16 @@ def sentence(text: str) -> str:
 
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    interval = metrics["oa_interval"]
+    within = f"95 % interval {percent(interval[0])}–{percent(interval[1])}" if interval else ""
+    figures = (
+        ("oa", "Overall accuracy", "OA", "%", within),
+        ("aa", "Average accuracy", "AA", "%", ""),
+        ("kappa", "Cohen’s kappa", "κ", "× 100", ""),
+    )
     return [
-        {"key": "oa", "name": "Overall accuracy", "symbol": "OA", "value": percent(metrics["oa"]), "unit": "%"},
-        {"key": "aa", "name": "Average accuracy", "symbol": "AA", "value": percent(metrics["aa"]), "unit": "%"},
-        {"key": "kappa", "name": "Cohen’s kappa", "symbol": "κ", "value": percent(metrics["kappa"]), "unit": "× 100"},
+        {"key": key, "name": name, "symbol": symbol, "value": percent(metrics[key]), "unit": unit, "note": note}
+        for key, name, symbol, unit, note in figures
     ]
 
 
