@@ -53,5 +53,5 @@ def error_detection(uncertainty: Float[np.ndarray, " n"], right: Bool[np.ndarray
     errors, hits = int(wrong.sum()), int(right.sum())
     if not errors or not hits:
         return None
-    ranks = rankdata(uncertainty)
+    ranks = rankdata(uncertainty.astype(np.float64))  # newer SciPy ranks in the dtype that it is given
     return float((ranks[wrong].sum() - errors * (errors + 1) / 2) / (errors * hits))

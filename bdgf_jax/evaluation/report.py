@@ -17,6 +17,7 @@ from bdgf_jax.evaluation import pictures
 from bdgf_jax.evaluation.charts import curves, line_chart
 from bdgf_jax.evaluation.metrics import users_accuracy
 from bdgf_jax.evaluation.reliability_diagram import reliability_diagram
+from bdgf_jax.scenes.drawing import clearest
 from bdgf_jax.scenes.rendering import render_modality
 from bdgf_jax.scenes.scene import LandCover, Modality, Scene, class_counts
 
@@ -64,7 +65,11 @@ def write_report(
     )
     environment.filters |= {"percent": percent, "count": count, "duration": duration, "sentence": sentence}
     maps = _maps(scene, prediction, confidence, disagreement)
-    modalities = [_modality(index, name, modality) for index, (name, modality) in enumerate(scene.modalities.items())]
+    drawn = {name: _rendering(modality) for name, modality in scene.modalities.items()}
+    modalities = {
+        name: _modality(index, name, modality, drawn[name])
+        for index, (name, modality) in enumerate(scene.modalities.items())
+    }
     text = environment.get_template("report.html.j2").render(
         version=bdgf_jax.__version__,
         scene=scene,
@@ -72,9 +77,10 @@ def write_report(
         headline=_headline(metrics),
         aspect=scene.shape[1] / scene.shape[0],
         legend=_legend(scene.classes, confidence, disagreement),
-        layers=[*modalities, *maps],
+        layers=[*modalities.values(), *maps],
+        ground=modalities[clearest(scene, drawn)]["uri"],
         maps=maps,
-        modalities=modalities,
+        modalities=list(modalities.values()),
         classes=_class_rows(scene, metrics),
         areas=metrics["area_adjusted"] and _areas(scene.classes, metrics["area_adjusted"]),
         confusion=_confusion_rows(scene.classes, np.array(metrics["confusion"])),
@@ -122,10 +128,16 @@ def sentence(text: str) -> str:
 
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    interval = metrics["oa_interval"]
+    within = f"95 % interval {percent(interval[0])}–{percent(interval[1])}" if interval else ""
+    figures = (
+        ("oa", "Overall accuracy", "OA", "%", within),
+        ("aa", "Average accuracy", "AA", "%", ""),
+        ("kappa", "Cohen’s kappa", "κ", "× 100", ""),
+    )
     return [
-        {"key": "oa", "name": "Overall accuracy", "symbol": "OA", "value": percent(metrics["oa"]), "unit": "%"},
-        {"key": "aa", "name": "Average accuracy", "symbol": "AA", "value": percent(metrics["aa"]), "unit": "%"},
-        {"key": "kappa", "name": "Cohen’s kappa", "symbol": "κ", "value": percent(metrics["kappa"]), "unit": "× 100"},
+        {"key": key, "name": name, "symbol": symbol, "value": percent(metrics[key]), "unit": unit, "note": note}
+        for key, name, symbol, unit, note in figures
     ]
 
 
@@ -185,11 +197,14 @@ def _maps(
     ]
 
 
-def _modality(index: int, name: str, modality: Modality) -> dict[str, Any]:
+def _rendering(modality: Modality) -> Float[np.ndarray, "_ _ 4"]:
     small = dataclasses.replace(
         modality, image=pictures.thinned(modality.image), valid=pictures.thinned(modality.valid)
     )
-    picture = np.concatenate([render_modality(small), small.valid[..., None]], axis=-1, dtype=np.float32)
+    return np.concatenate([render_modality(small), small.valid[..., None]], axis=-1, dtype=np.float32)
+
+
+def _modality(index: int, name: str, modality: Modality, picture: Float[np.ndarray, "_ _ 4"]) -> dict[str, Any]:
     measured, bands = modality.image[modality.valid], len(modality.bands)
     return {
         "id": f"sensor-{index}",

@@ -1,5 +1,6 @@
 """The picture of a scene that `bdgf inspect` leaves: every modality, the labels and the split."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,16 @@ def _draw_split(axis: Axes, scene: Scene, backdrop) -> None:
     _legend(axis, entries[::-1])
 
 
+def clearest(scene: Scene, pictures: Mapping[str, Float[np.ndarray, "_ _ _"]]) -> str:
+    """The modality to draw other things over: the optical one whose picture shows most detail, else the first."""
+    optical = [name for name, modality in scene.modalities.items() if modality.kind == "optical"]
+    return max(optical or list(pictures)[:1], key=lambda name: np.abs(np.diff(pictures[name], axis=0)).mean())
+
+
 def _backdrop(scene: Scene) -> Float[np.ndarray, "h w 3"]:
-    """The sharpest optical modality, else the first, in pale grey: it shows what lies around sparse labels."""
-    optical = [modality for modality in scene.modalities.values() if modality.kind == "optical"]
-    pictures = [render_modality(modality) for modality in optical or list(scene.modalities.values())[:1]]
-    sharpest = max(pictures, key=lambda picture: np.abs(np.diff(picture, axis=0)).mean())
-    grey = sharpest.mean(axis=2, keepdims=True)
+    """In pale grey: it shows what lies around sparse labels."""
+    pictures = {name: render_modality(modality) for name, modality in scene.modalities.items()}
+    grey = pictures[clearest(scene, pictures)].mean(axis=2, keepdims=True)
     return np.repeat(0.72 + 0.28 * grey, 3, axis=2).astype(np.float32)
 
 
