@@ -149,7 +149,7 @@ def inspect(config: Config, workdir: pathlib.Path) -> None:
     """
     from bdgf_jax.run import check_writable
     from bdgf_jax.scenes.drawing import draw_scene
-    from bdgf_jax.scenes.inspection import checked_findings, print_findings, print_inspection
+    from bdgf_jax.scenes.inspection import print_findings, print_inspection, refuse_errors
     from bdgf_jax.scenes.loading import load_scene
     from bdgf_jax.scenes.scene import SceneErrors
 
@@ -160,10 +160,10 @@ def inspect(config: Config, workdir: pathlib.Path) -> None:
     except SceneErrors as errors:
         print_findings(errors.findings, console)
         raise
-    print_inspection(scene, console, patch=config.classifier.patch)
+    findings = print_inspection(scene, console, patch=config.classifier.patch)
     draw_scene(scene, workdir / "scene.png")
     print(f"Picture: {workdir / 'scene.png'}")
-    checked_findings(scene, patch=config.classifier.patch)
+    refuse_errors(findings)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from numpy import ndarray
 from bdgf_jax import configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.inspection import checked_findings
+from bdgf_jax.scenes.inspection import inspect_scene, refuse_errors
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.scene import Finding, Modality, Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
@@ -60,7 +60,8 @@ def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) 
     """
     _check_workdir(config, workdir)
     scene = load_scene(config.scene) if scene is None else scene
-    findings = checked_findings(scene, patch=config.classifier.patch)
+    findings = inspect_scene(scene, patch=config.classifier.patch)
+    refuse_errors(findings)
     transforms = _transforms(config, workdir, scene)
     images = {name: _transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
     workdir.mkdir(parents=True, exist_ok=True)

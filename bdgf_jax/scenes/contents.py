@@ -75,7 +75,7 @@ class FileContents:
 
     def labels(self, grid: Grid) -> LabelValues | None:
         """Reads the label image or polygons, or where there are none, training and test images that hold classes."""
-        options, names = self.config.labels, dict(self.config.labels.names)
+        options, names = self.config.labels, names_by_value(self.config)
         path = self._path(options.file)
         if options.file and is_vector(path):
             values, valid, names, findings = burn_polygons(
@@ -122,6 +122,11 @@ class FileContents:
 
     def _path(self, file: str) -> Path:
         return Path(self.config.folder).expanduser() / Path(file).expanduser()
+
+
+def names_by_value(config: Any) -> dict[str, str]:
+    """The class names of the `scene` section, whether their values are written as strings or as numbers."""
+    return {str(value): name for value, name in config.labels.names.items()}
 
 
 def _read_codes(path: Path, key: str, grid: Grid, what: str):

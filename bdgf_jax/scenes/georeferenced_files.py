@@ -53,7 +53,10 @@ def read_georeferenced_file(
                     return _read(path, dataset, bands, onto, storage)
             with rasterio.open(path, driver=driver, overview_level=level) as dataset:
                 return _read(path, dataset, bands, onto, [*storage, f"read from its overview {_size(dataset.shape)}."])
-        except RasterioError as error:
+        except InputError:
+            raise
+        # A ValueError is a number in the header that is none.
+        except (RasterioError, ValueError) as error:
             raise InputError(
                 f"{path} cannot be read as GeoTIFF or ENVI ({error}); it may be cut short, damaged or of another"
                 " format."
@@ -93,11 +96,13 @@ def _overview(dataset: rasterio.DatasetReader, onto: Grid | None) -> int | None:
 
 
 def _pitch(dataset: rasterio.DatasetReader, onto: Grid | None) -> float:
-    """How many of the file's pixels a pixel of the grid is wide."""
+    """How many of the file's pixels a pixel of the grid is wide or high, the smaller of both."""
     outline = _outline(dataset, onto)
     if outline is None or onto is None:
         return 1.0
-    return float(min(np.ptp(outline[0]) / onto.shape[0], np.ptp(outline[1]) / onto.shape[1]))
+    upper, _, left, _ = np.split(outline, 4, axis=1)
+    length = lambda edge: float(np.hypot(*(edge[:, -1] - edge[:, 0])))
+    return min(length(left) / onto.shape[0], length(upper) / onto.shape[1])
 
 
 def _outline(dataset: rasterio.DatasetReader, onto: Grid | None):

@@ -40,7 +40,10 @@ class Grid:
         return bool(np.abs(here - corners).max() < SAME_PLACE_PIXELS)
 
     def outline_on(self, other: "Grid") -> Float[np.ndarray, "2 n"]:
-        """Rows and columns on another geo-referenced grid of points round the edge of this one; may be infinite."""
+        """Rows and columns on another geo-referenced grid of points on this one's edges; may be infinite.
+
+        A quarter of them lies on each edge: the upper, the lower, the left and the right one.
+        """
         if self.georeference is None or other.georeference is None:
             raise ValueError("both grids must be geo-referenced")
         height, width = self.shape

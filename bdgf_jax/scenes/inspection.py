@@ -35,16 +35,10 @@ def inspect_scene(scene: Scene, *, patch: int = 11) -> list[Finding]:
     return _gravest_first(findings)
 
 
-def checked_findings(scene: Scene, *, patch: int) -> list[Finding]:
-    """What `inspect_scene` finds.
-
-    Raises:
-      SceneErrors: where an error is among it; such a scene is not trained on.
-    """
-    findings = inspect_scene(scene, patch=patch)
-    if findings and findings[0].severity == "error":
+def refuse_errors(findings: Iterable[Finding]) -> None:
+    """Raises SceneErrors where one of the findings is an error; such a scene is not trained on."""
+    if any(finding.severity == "error" for finding in findings):
         raise SceneErrors(findings)
-    return findings
 
 
 def overlapping_test_pixels(scene: Scene, patch: int) -> Bool[np.ndarray, "h w"]:
@@ -52,8 +46,8 @@ def overlapping_test_pixels(scene: Scene, patch: int) -> Bool[np.ndarray, "h w"]
     return scene.masks["test"] & within_reach(scene.masks["train"], patch - 1)
 
 
-def print_inspection(scene: Scene, console: Console | None = None, *, patch: int = 11) -> None:
-    """Prints a scene's modalities, classes and findings as tables."""
+def print_inspection(scene: Scene, console: Console | None = None, *, patch: int = 11) -> list[Finding]:
+    """Prints a scene's modalities, classes and findings as tables; the findings."""
     console = console or Console()
     grid = Grid(scene.shape, scene.georeference)
     console.print(f"\n[bold]{scene.name}[/bold]  {grid.describe()}, {len(scene.sources)} files")
@@ -61,7 +55,9 @@ def print_inspection(scene: Scene, console: Console | None = None, *, patch: int
     if (scene.labels != UNLABELLED).any():
         console.print(_class_table(scene))
         console.print(f"split: {scene.split}\n", style="dim")
-    print_findings(inspect_scene(scene, patch=patch), console)
+    findings = inspect_scene(scene, patch=patch)
+    print_findings(findings, console)
+    return findings
 
 
 def print_findings(findings: Iterable[Finding], console: Console) -> None:
@@ -95,7 +91,9 @@ def _of_modality(modality: Modality) -> Iterator[tuple[str, str]]:
     elif constant:
         yield "warning", f"{_some(constant)} constant; whitening drops what does not vary."
     for value in SENTINELS:
-        marked = [band for i, band in enumerate(modality.bands) if _is_sentinel(pixels[:, i], value)]
+        # What stands apart is the lowest or the highest value, which spares most bands a second look.
+        extreme = np.flatnonzero((low == value) | (high == value))
+        marked = [modality.bands[i] for i in extreme if _is_sentinel(pixels[:, i], value)]
         if marked:
             yield "warning", f"{value:g} stands apart from all other values in {_some(marked)}; set `nodata` to it?"
     empty = int((pixels == 0).all(axis=1).sum())

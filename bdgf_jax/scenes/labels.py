@@ -51,7 +51,9 @@ def read_labels(
       InputError: with the values found, where they have no reading or more than one, or name fewer than two classes.
     """
     findings: list[Finding] = []
-    numbers = _whole_numbers(values, valid, what, findings)
+    numbers = whole_numbers(values, valid, what)
+    if not np.issubdtype(values.dtype, np.integer):
+        findings.append(Finding("note", "labels", f"{what} is stored as {values.dtype}, all values are whole numbers."))
     named, coloured = _by_value(names, "names"), _by_value(colours, "colours")
     unlabelled = _unlabelled_values(numbers[valid], set(ignore), named, what, findings)
     labelled = valid & ~np.isin(numbers, list(unlabelled))
@@ -80,6 +82,29 @@ def read_labels(
     return labels, class_table({value: named.get(value, f"class {value}") for value in found}, coloured), findings
 
 
+def whole_numbers(
+    values: Shaped[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"], what: str
+) -> Int[np.ndarray, "h w"]:
+    """The values as integers, 0 where they do not hold.
+
+    Raises:
+      InputError: where they are fractions, or no numbers at all.
+    """
+    if values.dtype == bool or np.issubdtype(values.dtype, np.integer):
+        return np.where(valid, values, 0).astype(np.int64)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise InputError(f"{what} holds {values.dtype} values, whole numbers are expected.")
+    inside = values[valid]
+    fractional = inside[inside != np.round(inside)]
+    if len(fractional):
+        examples = ", ".join(f"{value:g}" for value in np.unique(fractional)[:5])
+        raise InputError(
+            f"{what} holds fractions such as {examples}; whole numbers are expected. It may have been resampled with"
+            " another method than nearest neighbour, or be the wrong file."
+        )
+    return np.where(valid, values, 0).astype(np.int64)
+
+
 def class_table(names: Mapping[int, str], colours: Mapping[int, str]) -> tuple[LandCover, ...]:
     """Classes in ascending order of value, each with a colour of its own."""
     table: list[LandCover] = []
@@ -102,23 +127,6 @@ def checked_colour(colour: str, name: str) -> str:
     if not colour.startswith("#") or len(digits) != 6 or set(digits) - set("0123456789abcdef"):
         raise InputError(f"scene.labels.colours: the colour of '{name}' is '{colour}', expected '#rrggbb'.")
     return colour.lower()
-
-
-def _whole_numbers(values, valid, what: str, findings: list[Finding]) -> Int[np.ndarray, "h w"]:
-    if values.dtype == bool or np.issubdtype(values.dtype, np.integer):
-        return values.astype(np.int64)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise InputError(f"{what} holds {values.dtype} values, whole numbers are expected.")
-    inside = values[valid]
-    fractional = inside[inside != np.round(inside)]
-    if len(fractional):
-        examples = ", ".join(f"{value:g}" for value in np.unique(fractional)[:5])
-        raise InputError(
-            f"{what} holds fractions such as {examples}; whole numbers are expected. It may have been resampled with"
-            " another method than nearest neighbour, or be the wrong file."
-        )
-    findings.append(Finding("note", "labels", f"{what} is stored as {values.dtype}, all values are whole numbers."))
-    return np.where(valid, values, 0).astype(np.int64)
 
 
 def _unlabelled_values(inside, ignore: set[int], names: Mapping[int, str], what: str, findings) -> set[int]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.contents import Contents, FileContents
@@ -31,8 +32,9 @@ def load_scene(config: Any) -> Scene:
         scene = synthetic_scene(**config.synthetic)
         contents = None
     else:
+        fields = _modality_fields(config)
         contents = _contents(config)
-        scene = _put_together(config, contents)
+        scene = _put_together(config, fields, contents)
     scene = replace(scene, name=config.name)
     if not (scene.labels != UNLABELLED).any():
         return scene
@@ -53,13 +55,22 @@ def _contents(config: Any) -> Contents:
     raise InputError(f"scene.source is '{config.source}', expected 'files', 'prepared' or 'synthetic'.")
 
 
-def _put_together(config: Any, contents: Contents) -> Scene:
-    fields = {name: options.to_dict() for name, options in config.modalities.items()}
-    if len(fields) < 2:
+def _modality_fields(config: Any) -> dict[str, dict[str, Any]]:
+    """The fields of every modality."""
+    for name, options in config.modalities.items():
+        if not isinstance(options, ConfigDict):
+            raise InputError(
+                f'scene.modalities.{name} is {options!r}, expected fields such as {{"file": {options!r}}}.'
+            )
+    if len(config.modalities) < 2:
         raise InputError(
-            f"scene.modalities holds {list(fields)}; a multimodal scene needs two modalities or more, each with a"
-            " `file`."
+            f"scene.modalities holds {list(config.modalities)}; a multimodal scene needs two modalities or more, each"
+            " with a `file`."
         )
+    return {name: options.to_dict() for name, options in config.modalities.items()}
+
+
+def _put_together(config: Any, fields: dict[str, dict[str, Any]], contents: Contents) -> Scene:
     reference = config.reference or next(iter(fields))
     if reference not in fields:
         raise InputError(f"scene.reference is '{reference}', expected one of scene.modalities: {list(fields)}.")
@@ -141,7 +152,7 @@ def _labels(config: Any, contents: Contents, grid: Grid):
         found.valid,
         ignore=tuple(config.labels.ignore),
         names=found.names,
-        colours=dict(config.labels.colours),
+        colours={str(value): colour for value, colour in config.labels.colours.items()},
         what=found.what,
     )
     return labels, classes, [*found.findings, *findings]

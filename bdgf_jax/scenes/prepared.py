@@ -15,8 +15,9 @@ from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.contents import FileContents, LabelValues
+from bdgf_jax.scenes.contents import FileContents, LabelValues, names_by_value
 from bdgf_jax.scenes.grids import Grid
+from bdgf_jax.scenes.labels import whole_numbers
 from bdgf_jax.scenes.layouts import LAYOUTS
 from bdgf_jax.scenes.readers import Raster, describe_source, existing_file, raster_of_array
 from bdgf_jax.scenes.scene import Source
@@ -93,7 +94,6 @@ class MultimodalScene(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description=self._config.description,
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(fields=json.dumps(self._config.fields, sort_keys=True)),
             disable_shuffling=True,
         )
 
@@ -107,7 +107,9 @@ class MultimodalScene(tfds.core.GeneratorBasedBuilder):
         columns: dict[str, np.ndarray] = {
             f"image/{name}": image.values.astype(np.float32) for name, image in images.items()
         }
-        columns["labels"] = np.zeros(grid.shape) if labels is None else np.where(labels.valid, labels.values, 0)
+        columns["labels"] = np.zeros(grid.shape)
+        if labels is not None:
+            columns["labels"] = np.where(labels.valid, whole_numbers(labels.values, labels.valid, labels.what), 0)
         columns |= {name: mask for name in MASKS if (mask := contents.mask(name, grid)) is not None}
         return {SPLIT: self._generate_examples(columns)}
 
@@ -140,7 +142,7 @@ class PreparedContents:
     def labels(self, grid: Grid) -> LabelValues | None:
         """The labels as they were stored."""
         valid = np.ones(grid.shape, bool)
-        return LabelValues(self.columns["labels"], valid, dict(self.config.labels.names), f"{self.folder} (labels)")
+        return LabelValues(self.columns["labels"], valid, names_by_value(self.config), f"{self.folder} (labels)")
 
     def mask(self, name: str, grid: Grid) -> Shaped[np.ndarray, "h w"] | None:
         """The mask as it was stored."""

@@ -72,6 +72,17 @@ def test_a_coarser_grid_is_served_from_the_coarsest_overview_that_suffices(smoot
     np.testing.assert_allclose(values[1:-1, 1:-1], means[1:-1, 1:-1], atol=1.0)
 
 
+def test_a_grid_askew_of_the_same_pixel_size_reads_every_pixel_under_it(smooth):
+    path, _ = smooth
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    step = 10 / np.sqrt(2)
+    askew = Grid((20, 20), Georeference("EPSG:32633", (step, step, LEFT + 300, -step, step, TOP - 500)))
+    raster = read_raster(path, onto=askew)
+    assert raster.georeference.transform[0] == 10
+    assert max(raster.shape) < 20 * np.sqrt(2) + 2 * 4
+
+
 def test_a_finer_grid_is_never_served_from_an_overview(smooth):
     path, image = smooth
     with rasterio.open(path, "r+") as dataset:

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from bdgf_jax.scenes.drawing import draw_scene, paint_labels
-from bdgf_jax.scenes.inspection import checked_findings, inspect_scene, overlapping_test_pixels, print_inspection
+from bdgf_jax.scenes.inspection import inspect_scene, overlapping_test_pixels, print_inspection, refuse_errors
 from bdgf_jax.scenes.scene import Finding, SceneErrors
 from bdgf_jax.scenes.splits import Blocks, split_blocks
 from bdgf_jax.scenes.synthetic import synthetic_scene
@@ -65,7 +65,7 @@ def test_what_the_statistics_take_care_of_is_said(scene):
 def test_a_modality_of_one_value_is_an_error_that_stops_a_run(scene):
     flat = with_image(scene, "height", lambda image: image.fill(7))
     with pytest.raises(SceneErrors, match=r"band 'height' constant \(7\), and nothing else; leave this modality out"):
-        checked_findings(flat, patch=11)
+        refuse_errors(inspect_scene(flat))
 
 
 def test_nodata_and_partial_coverage_are_counted(scene):

@@ -147,6 +147,14 @@ def test_other_files_are_prepared_apart(tmp_path):
     assert not (load_scene(config_of("berlin", tmp_path)).modalities["sar"].image == -7).any()
 
 
+def test_labels_that_are_fractions_are_not_rounded_on_the_way(tmp_path):
+    config = config_of("berlin", tmp_path / "files")
+    _, truth, _ = make_files(config, tmp_path / "files", bands=FACTS["berlin"][0], classes=8)
+    scipy.io.savemat(tmp_path / "files" / "berlin_gt.mat", {"berlin_gt": truth + 0.5})
+    with pytest.raises(InputError, match=r"berlin_gt.mat holds fractions such as 0.5, 1.5"):
+        load_scene(config)
+
+
 def test_images_of_different_size_are_refused(tmp_path):
     config = config_of("berlin", tmp_path / "files")
     make_files(config, tmp_path / "files", bands=FACTS["berlin"][0], classes=8)

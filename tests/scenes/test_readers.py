@@ -49,6 +49,17 @@ def test_the_divisor_of_envis_reflectance_is_read(tmp_path, image):
     assert read_raster(path).units == ((1e-4, 0.0),) * 3
 
 
+@pytest.mark.parametrize("line", ["reflectance scale factor = lots", "wavelength = {red, green, blue}"])
+def test_a_number_in_the_header_that_is_none_is_refused(tmp_path, image, line):
+    path = write_envi(tmp_path / "a.bsq", image)
+    header = path.with_suffix(".hdr")
+    header.write_text(header.read_text().replace("wavelength = {0.45, 0.55, 0.65}", "") + line + "\n")
+    with pytest.raises(
+        InputError, match=r"a.bsq cannot be read as GeoTIFF or ENVI \(could not convert string to float"
+    ):
+        read_raster(path)
+
+
 def test_reading_leaves_nothing_in_the_folder_of_the_data(tmp_path, image):
     path = write_envi(tmp_path / "a.bsq", image, compressed=True)
     before = sorted(tmp_path.iterdir())

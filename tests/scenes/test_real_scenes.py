@@ -68,6 +68,18 @@ def test_berlin_is_inflated_resampled_and_split(berlin):
     assert not overlapping_test_pixels(scene, 11).any()
 
 
+def test_the_shapefile_of_berlin_burns_to_the_labels_that_were_burnt_before(berlin):
+    berlin.split.kind, berlin.labels.minimum_test_pixels = "per_class", 0
+    before = load_scene(berlin)
+    berlin.labels.update(file="LandCov_BerlinUrbanGradient.shp", attribute="Level_2_ID")
+    scene = load_scene(berlin)
+    contested = scene.labels != before.labels
+    # Two polygons overlap by a few pixels, where whoever burnt the labels let the last one win.
+    assert contested.sum() == 31
+    assert (scene.labels[contested] == -1).all()
+    assert any("31 pixels lie in polygons of two classes or more" in finding.message for finding in scene.findings)
+
+
 def test_resampled_berlin_agrees_with_what_both_sensors_saw(berlin):
     """EnMAP at 670 nm and HyMap at 647 nm look at one ground: they must agree where they were laid upon each other."""
     berlin.modalities.enmap.bands = (47,)
