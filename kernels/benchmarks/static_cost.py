@@ -107,7 +107,7 @@ def reckoned(kind: str, plan) -> list[int]:
         return [*([fours] if rest else []), whole, fours]
 
     def segment(count):
-        if kind == "forward":
+        if not plan.by_chunk(kind == "forward_for_gradients"):
             return [count // plan.unroll - 1]
         whole, rest = divmod(count, CHUNK)
         return [whole, CHUNK // plan.unroll, rest // plan.unroll - 1]
@@ -132,11 +132,8 @@ def compiled(shape: str) -> dict[str, tuple]:
     with_boundaries, backward = sorted(both, key=lambda text: "bar.warp.sync" in text)
     texts = {"forward": alone, "forward_for_gradients": with_boundaries, "backward": backward}
     B = jax.ShapeDtypeStruct((length, 1, b, 1, n), rows.dtype)
-    plans = {
-        kind: mosaic_gpu.planned(Options(), True, None, rows, B, keep_boundaries=kind == "forward_for_gradients")
-        for kind in KINDS
-    }
-    return {kind: (texts[kind], plans[kind]) for kind in KINDS}
+    plan = mosaic_gpu.planned(Options(), True, None, rows, B)
+    return {kind: (text, plan) for kind, text in texts.items()}
 
 
 def moved(kind: str, plan) -> float:

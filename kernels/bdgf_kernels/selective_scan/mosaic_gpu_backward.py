@@ -37,14 +37,25 @@ def shared(plan):
         "rates": a_number_a_state,
         "carried": a_number_a_state,
         "dA_so_far": a_number_a_state,
-        "totals": plgpu.SMEM((2, LANES), jnp.float32),
+        "totals": plgpu.SMEM((parts, 2, LANES), jnp.float32),
         "terms": channel_sums.scratch(parts),
     }
     if parts > 1:
-        scratch["held"] = plgpu.SMEM((parts, CHUNK, LANES), jnp.float32)
-        scratch["others"] = plgpu.SMEM((2, parts - 1, 2 * CHUNK, LANES), jnp.float32)
+        scratch["rows"] = plgpu.SMEM((3, CHUNK, LANES), jnp.float32)
+        scratch["exchanged"] = plgpu.SMEM((parts, 2, CHUNK // parts, LANES), jnp.float32)
         scratch["met"] = plgpu.Barrier(num_arrivals=parts)
     return scratch
+
+
+def split(through, part, share):
+    """Parts the sums of a chunk's steps, by kind, into one half's and the other's; zero past the last step."""
+    own, theirs = [], []
+    for values in through:
+        first, second = values[:share], [*values[share:], *[zero()] * (2 * share - max(len(values), share))]
+        first = [*first, *[zero()] * (share - len(first))]
+        own.append([jnp.where(part == 0, x, y) for x, y in zip(first, second)])
+        theirs.append([jnp.where(part == 0, y, x) for x, y in zip(first, second)])
+    return own, theirs
 
 
 def backward(plan, operands, boundaries, dy, dlast):
@@ -70,7 +81,7 @@ def backward(plan, operands, boundaries, dy, dlast):
         jax.ShapeDtypeStruct(sums, jnp.float32),
     ]
 
-    def kernel(u, delta, A, B_all, C_all, dy, boundaries, *refs, held=None, others=None, met=None, **scratch):
+    def kernel(u, delta, A, B_all, C_all, dy, boundaries, *refs, rows=None, exchanged=None, met=None, **scratch):
         B, C, before, arrived, rates, carried, dA_so_far, totals, terms = (
             scratch[name]
             for name in ("B", "C", "before", "arrived", "rates", "carried", "dA_so_far", "totals", "terms")
@@ -90,13 +101,9 @@ def backward(plan, operands, boundaries, dy, dlast):
             last = zero() if dlast_ is None else load(dlast_.at[sequence, direction, state, channels])
             store(carried.at[part, i], last)
 
-        def on_the_first_part(do):
-            pl.when(part == 0)(do) if parts > 1 else do()
-
-        @on_the_first_part
-        def _():
-            store(totals.at[0], zero())
-            store(totals.at[1], zero())
+        store(totals.at[part, 0], zero())
+        store(totals.at[part, 1], zero())
+        share = CHUNK // parts
 
         def fetch(c, slot):
             """Copies what the part needs of a chunk. All threads have to be done with what lay there before."""
@@ -108,12 +115,22 @@ def backward(plan, operands, boundaries, dy, dlast):
             window = boundaries.at[sequence, direction, c, mine, channels]
             plgpu.copy_gmem_to_smem(window, before.at[part, slot], there)
 
+        def visited(c, count):
+            """The rows that a part reads and writes of a chunk, and which of them are there: None for all."""
+            if parts == 1:
+                return [plan.row(direction, c * CHUNK + j) for j in range(count)], None
+            steps = [c * CHUNK + part * share + j for j in range(share)]
+            if count == CHUNK:
+                return [plan.row(direction, step) for step in steps], None
+            there = [step < plan.length for step in steps]
+            return [plan.row(direction, jnp.minimum(step, plan.length - 1)) for step in steps], there
+
         def read(c, count=CHUNK):
-            """Loads delta, u and dy of a chunk."""
-            rows = [plan.row(direction, c * CHUNK + j) for j in range(count)]
-            raws = tuple(load(delta.at[sequence, row, own]) for row in rows)
-            inputs = tuple(load(u.at[sequence, row, channels]) for row in rows)
-            return raws, inputs, tuple(load(dy.at[sequence, row, channels]) for row in rows)
+            """Loads delta, u and dy of the part's share of a chunk."""
+            some, _ = visited(c, count)
+            raws = tuple(load(delta.at[sequence, row, own]) for row in some)
+            inputs = tuple(load(u.at[sequence, row, channels]) for row in some)
+            return raws, inputs, tuple(load(dy.at[sequence, row, channels]) for row in some)
 
         def chunk(c, loaded, count=CHUNK):
             raws, inputs, douts = read(c, count) if loaded is None else loaded
@@ -121,11 +138,17 @@ def backward(plan, operands, boundaries, dy, dlast):
             # The first chunk, which comes last, fetches itself once more: cheaper than to ask whether there is another.
             following = jnp.maximum(c - 1, 0)
             fetch(following, 1 - slot)
-            rows = [plan.row(direction, c * CHUNK + j) for j in range(count)]
             steps = [step_size(plan, raw, shift) for raw in raws]
-            if held is not None:
-                for j, x in enumerate(inputs):
-                    store(held.at[part, j], x)
+            if rows is not None and met is not None:
+                # Nobody still reads the chunk before: all have met since, when they exchanged what they summed up.
+                for kind, values in enumerate((steps, inputs, douts)):
+                    for j, value in enumerate(values):
+                        store(rows.at[kind, part * share + j], value)
+                plgpu.barrier_arrive_and_wait(met)
+                steps, inputs, douts = ([load(rows.at[kind, j]) for j in range(count)] for kind in range(3))
+            # Held in registers while the states are walked, which leaves none for this where a block has one part;
+            # there other blocks fill in while it waits.
+            later = read(following) if parts > 1 else None
             added = [step * x for step, x in zip(steps, inputs)]
             plgpu.barrier_wait(arrived.at[part * 2 + slot])
 
@@ -166,48 +189,42 @@ def backward(plan, operands, boundaries, dy, dlast):
             nothing = tuple(zero() for _ in range(count))
             through = repeat(states // channel_sums.STATES, four_states, (nothing, nothing))
 
-            # Not before: while the states are walked there are no registers for it. Nor are there where the block does
-            # not share its states; other blocks fill in while it waits.
-            later = read(following) if parts > 1 else None
+            some, there = visited(c, count)
+            if rows is None or exchanged is None:
+                # Registers are scarce while the states are walked: u is read once more.
+                inputs = [load(u.at[sequence, row, channels]) for row in some]
+            else:
+                # Each part finishes its share of the steps, and leaves what it has of the others' to them.
+                (through, theirs), first = split(through, part, share), part * share
+                for kind, values in enumerate(theirs):
+                    for j, value in enumerate(values):
+                        store(exchanged.at[part, kind, j], value)
+                plgpu.barrier_arrive_and_wait(met)
+                through = [
+                    [value + load(exchanged.at[1 - part, kind, j]) for j, value in enumerate(values)]
+                    for kind, values in enumerate(through)
+                ]
+                steps, inputs, douts = ([load(rows.at[kind, first + j]) for j in range(share)] for kind in range(3))
+            dD_sum, dbias_sum = load(totals.at[part, 0]), load(totals.at[part, 1])
+            for j, (row, x, through_input, through_decay) in enumerate(zip(some, inputs, *through)):
+                dx = steps[j] * through_input + skip * douts[j]
+                dstep = LOG2E * x * through_input + through_decay
+                if plan.softplus:
+                    dstep = dstep * (1.0 - jnp.exp2(-steps[j]))
 
-            def finish(through_input, through_decay):
-                dD_sum, dbias_sum = load(totals.at[0]), load(totals.at[1])
-                # Registers are scarce while the states are walked: u is read once more, from where it is nearest.
-                again = [u.at[sequence, row, channels] if held is None else held.at[0, j] for j, row in enumerate(rows)]
-                inputs = [load(x) for x in again]
-                for j, (row, x) in enumerate(zip(rows, inputs)):
-                    store(du.at[sequence, direction, row, channels], steps[j] * through_input[j] + skip * douts[j])
-                    dstep = LOG2E * x * through_input[j] + through_decay[j]
-                    if plan.softplus:
-                        dstep = dstep * (1.0 - jnp.exp2(-steps[j]))
+                def write(row=row, dx=dx, dstep=dstep):
+                    store(du.at[sequence, direction, row, channels], dx)
                     store(ddelta.at[sequence, direction, row, channels], dstep)
-                    dD_sum = dD_sum + douts[j] * x
-                    dbias_sum = dbias_sum + dstep
-                store(totals.at[0], dD_sum)
-                store(totals.at[1], dbias_sum)
 
-            if others is None or met is None:
-                finish(*through)
-                return later
-
-            # Parts leave their sums to the first; no part can be two chunks ahead of another and write here again.
-            @pl.when(part > 0)
-            def _(others=others):
-                for j in range(count):
-                    store(others.at[slot, part - 1, j], through[0][j])
-                    store(others.at[slot, part - 1, CHUNK + j], through[1][j])
-
-            plgpu.barrier_arrive_and_wait(met)
-
-            @pl.when(part == 0)
-            def _(others=others):
-                theirs = [range(first, first + count) for first in (0, CHUNK)]
-                sums = [[load(others.at[slot, p, j]) for j in some] for p in range(parts - 1) for some in theirs]
-                inputs_sum, decays_sum = (
-                    [sum(x, own_sum) for own_sum, *x in zip(mine, *sums[kind::2])] for kind, mine in enumerate(through)
-                )
-                finish(inputs_sum, decays_sum)
-
+                dD_term = douts[j] * x
+                if there is None:
+                    write()
+                else:
+                    pl.when(there[j])(write)
+                    dD_term, dstep = (jnp.where(there[j], term, 0.0) for term in (dD_term, dstep))
+                dD_sum, dbias_sum = dD_sum + dD_term, dbias_sum + dstep
+            store(totals.at[part, 0], dD_sum)
+            store(totals.at[part, 1], dbias_sum)
             return later
 
         final = plan.chunks - 1
@@ -220,9 +237,17 @@ def backward(plan, operands, boundaries, dy, dlast):
             store(dA.at[sequence, direction, part * states + i, channels], load(dA_so_far.at[part, i]))
             store(dfirst.at[sequence, direction, part * states + i, channels], load(carried.at[part, i]))
 
-        @on_the_first_part
-        def _():
-            store(dD.at[sequence, direction, channels], load(totals.at[0]))
-            store(dbias.at[sequence, direction, channels], load(totals.at[1]))
+        if met is not None:
+            plgpu.barrier_arrive_and_wait(met)
+
+        def write_totals():
+            for i, result in enumerate((dD, dbias)):
+                sums = [load(totals.at[p, i]) for p in range(parts)]
+                store(result.at[sequence, direction, channels], sum(sums[1:], sums[0]))
+
+        if parts > 1:
+            pl.when(part == 0)(write_totals)
+        else:
+            write_totals()
 
     return launch(plan, kernel, outputs, shared(plan), parts)(u, delta, A, B, C, dy, boundaries, *given)

@@ -62,6 +62,10 @@ class Plan:
         """How many times B and C are staged."""
         return -(-self.chunks // self.staged)
 
+    def by_chunk(self, keep_boundaries: bool) -> bool:
+        """Whether the forward kernel's loop runs over chunks: where it keeps a state at each, or loads a whole one."""
+        return keep_boundaries or self.unroll == CHUNK
+
     @property
     def grid(self) -> tuple[int, int, int]:
         """Blocks: sequences, directions, and 128 channels each."""
