@@ -24,7 +24,7 @@ from benchmarks import deviceless, issue_model, mamba_ssm_cost
 RESULTS = pathlib.Path(__file__).parent / "results"
 SHAPE = "ours_121"
 """The shape that the bars are about; the others are modelled for their time alone."""
-MODELLED = (SHAPE, "lm_2048")
+MODELLED = (SHAPE, "lm_2048", "lm_8192")
 KINDS = ("forward", "forward_for_gradients", "backward")
 CLOCK, PROCESSORS, MEMORY = 1.755e9, 132, 3.35e12
 SHARED_MEMORY = 228 * 1024
@@ -103,8 +103,8 @@ def reckoned(kind: str, plan) -> list[int]:
 
     whole, rest = divmod(plan.length, CHUNK)
     if kind == "backward":
-        fours = plan.states // plan.parts // channel_sums.STATES
-        return [*([fours] if rest else []), whole, fours]
+        turns = plan.states // plan.parts // (channel_sums.STATES * channel_sums.TURNS)
+        return [*([turns] if rest else []), whole, turns]
 
     def segment(count):
         if not plan.by_chunk(kind == "forward_for_gradients"):
@@ -137,9 +137,9 @@ def compiled(shape: str) -> dict[str, tuple]:
 
 
 def moved(kind: str, plan) -> float:
-    """Bytes of a sequence's step: bfloat16 rows, float32 B and C, a state every 16 steps, what warps give to dB, dC."""
+    """Bytes of a sequence's step: bfloat16 rows, float32 B and C, a state each 16 steps, half warps' sums of dB, dC."""
     d, n = plan.channels, plan.states
-    shared, boundaries, sums = 2 * 4 * n, 4 * n * d / 16, 4 * n * d / 16
+    shared, boundaries, sums = 2 * 4 * n, 4 * n * d / 16, 8 * n * d / 16
     return {
         "forward": 3 * 2 * d + shared,
         "forward_for_gradients": 3 * 2 * d + shared + boundaries,
@@ -238,7 +238,7 @@ def draw(table: dict[str, dict]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
     bars = [(kind, shape) for shape in MODELLED for kind in ("forward", "backward")]
     places = range(len(bars))
     row = lambda kind, shape: table[kind] if shape == SHAPE else table[kind]["other_shapes"][shape]

@@ -14,7 +14,6 @@ transposed in memory. B and C, smaller by n / d, are brought into visiting order
 
 import contextlib
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from jaxtyping import Array, Float
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import tuning
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, by_step, sizes
+from bdgf_kernels.selective_scan.exponentials import LN2, LOG2E
 from bdgf_kernels.selective_scan.interpreting import Interpreter
 from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
@@ -32,7 +32,6 @@ STATES_MULTIPLE = 4
 MOST_STATES = 16
 PROCESSORS = 132
 STAGED, STAGED_ALONE = 26, 100
-LOG2E, LN2 = math.log2(math.e), math.log(2.0)
 
 interpreted = Interpreter()
 
@@ -107,9 +106,9 @@ def run(
 def defaults(size: Sizes) -> dict[str, int]:
     """What the kernels run with where nothing has been measured, as counted by `benchmarks/static_cost.py`.
 
-    `unroll`: steps that the forward kernel loads at once, a divisor of 16; 4 leave room for four blocks a multiprocessor, 16 keep one
-    warp a scheduler busy. `staged`: the steps over 16 of B and C in its shared memory. `parts`: warpgroups that share
-    the states going backward.
+    `unroll`: steps that the forward kernel loads at once, a divisor of 16; 4 leave room for four blocks a
+    multiprocessor, 16 keep one warp a scheduler busy. `staged`: the steps over 16 of B and C in its shared memory.
+    `parts`: warpgroups that share the states going backward.
     """
     few = size.b * size.k * -(-size.d // CHANNELS_MULTIPLE) <= PROCESSORS
     most = STAGED_ALONE if few else STAGED
@@ -197,12 +196,11 @@ def run_backward(options, own_delta, interpret, kept, cotangents):
     du, ddelta, dA, dD, dbias, dfirst, dBC = backward(plan, operands, boundaries, dy, dlast)
     ddelta = jnp.moveaxis(ddelta, 1, 2).reshape(delta.shape) if own_delta else ddelta.sum(axis=1)
 
-    b, k, blocks, chunks, fours, _ = dBC.shape
-    groups = B.shape[3]
-    # by group, block, chunk, four states, warp, state, dB or dC, step
-    parts = dBC.reshape(b, k, groups, blocks // groups, chunks, fours, 4, 4, 2, 16)
-    sums = jnp.moveaxis(parts.sum(axis=(3, 6)), (3, 7, 1, 0, 2, 4, 5, 6), range(8))
-    sums = sums.reshape(chunks * 16, k, b, groups, fours * 4, 2)
+    b, k, blocks, parts, _, _ = dBC.shape
+    groups, n = B.shape[3:]
+    # by group, block, part, chunk, two states, half a warp, state, dB or dC, step
+    sums = dBC.reshape(b, k, groups, blocks // groups, parts, plan.chunks, -1, 8, 2, 2, 16).sum(axis=(3, 7))
+    sums = jnp.moveaxis(sums, (4, 8, 1, 0, 2, 3, 5, 6, 7), range(9)).reshape(plan.chunks * 16, k, b, groups, n, 2)
     dB, dC = sums[: plan.length, ..., 0], sums[: plan.length, ..., 1]
     gradients = (
         du.sum(axis=1).astype(u.dtype),

@@ -9,10 +9,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from bdgf_kernels.selective_scan import channel_sums
+from bdgf_kernels.selective_scan.exponentials import LOG2E
 from bdgf_kernels.selective_scan.mosaic_gpu_plan import (
     CHUNK,
     LANES,
-    LOG2E,
     launch,
     load,
     parameter,
@@ -63,8 +63,9 @@ def backward(plan, operands, boundaries, dy, dlast):
 
     B and C are (b k g chunks n 16), in visiting order; B comes times ln 2, the bias over it.
     Returns du, ddelta (b k l d), dA over ln 2 (b k n d), dD and dbias (b k d) and d(first state) (b k n d), with sums
-    over sequences left to XLA, and what warps give to dB over ln 2 and dC, four states at a time, as (b k blocks chunks
-    n/4 512): by warp, state, dB or dC, and step of the chunk; steps past the last are undefined.
+    over sequences left to XLA, and what half warps give to dB over ln 2 and dC, two states at a time, as (b k blocks
+    parts chunks*n/(2 parts) 512): by half warp, state, dB or dC, and step of the chunk; steps past the last are
+    undefined.
     """
     u, delta, A, B, C, D, bias, _ = operands
     given = [x for x in (D, bias, dlast) if x is not None]
@@ -73,7 +74,7 @@ def backward(plan, operands, boundaries, dy, dlast):
     a_state = jax.ShapeDtypeStruct((batch, directions, plan.states, plan.channels), jnp.float32)
     a_channel = jax.ShapeDtypeStruct((batch, directions, plan.channels), jnp.float32)
     a_row = (batch, directions, plan.length, plan.channels)
-    sums = (batch, directions, blocks, plan.chunks, plan.states // channel_sums.STATES, channel_sums.SUMS)
+    sums = (batch, directions, blocks, parts, plan.chunks * states // channel_sums.STATES, channel_sums.SUMS)
     outputs = [
         jax.ShapeDtypeStruct(a_row, y_type(plan, u.dtype)),
         jax.ShapeDtypeStruct(a_row, y_type(plan, delta.dtype) if plan.own_delta else jnp.float32),
@@ -115,6 +116,13 @@ def backward(plan, operands, boundaries, dy, dlast):
             window = boundaries.at[sequence, direction, c, mine, channels]
             plgpu.copy_gmem_to_smem(window, before.at[part, slot], there)
 
+        pairs = states // channel_sums.STATES
+
+        def add_up(pair, turn, *, wait=False):
+            """Adds up what a turn has written for dB and dC; pairs of states count through all chunks."""
+            sums = channel_sums.add_up(turn, terms.at[part], plan.interpret, chains=2 if parts == 1 else 1, wait=wait)
+            dBC[sequence, direction, block, part, pair] = sums
+
         def visited(c, count):
             """The rows that a part reads and writes of a chunk, and which of them are there: None for all."""
             if parts == 1:
@@ -152,7 +160,7 @@ def backward(plan, operands, boundaries, dy, dlast):
             added = [step * x for step, x in zip(steps, inputs)]
             plgpu.barrier_wait(arrived.at[part * 2 + slot])
 
-            def a_state(i, column, through):
+            def a_state(i, turn, column, through):
                 """Through the input, Σ_n g B, and through the decay, Σ_n (g a h) A, of all steps for one state more."""
                 through_input, through_decay = list(through[0]), list(through[1])
                 rate, state = load(rates.at[part, i]), load(before.at[part, slot, i])
@@ -162,7 +170,7 @@ def backward(plan, operands, boundaries, dy, dlast):
                     decays.append(jnp.exp2(steps[j] * rate))
                     state = decays[j] * state + added[j] * B[part, slot, i, j]
                     dC_terms.append(douts[j] * state)
-                channel_sums.write(dC_terms, column + CHUNK, terms.at[part], plan.interpret)
+                channel_sums.write(dC_terms, turn, column + CHUNK, terms.at[part], plan.interpret)
                 carry, dA_sum = load(carried.at[part, i]), load(dA_so_far.at[part, i])
                 for j in reversed(range(count)):
                     gradient = carry + douts[j] * C[part, slot, i, j]
@@ -172,22 +180,32 @@ def backward(plan, operands, boundaries, dy, dlast):
                     decayed = carry * befores[j]
                     through_decay[j] = through_decay[j] + decayed * rate
                     dA_sum = dA_sum + decayed * steps[j]
-                channel_sums.write(dB_terms, column, terms.at[part], plan.interpret)
+                channel_sums.write(dB_terms, turn, column, terms.at[part], plan.interpret)
                 store(carried.at[part, i], carry)
                 store(dA_so_far.at[part, i], dA_sum)
                 return tuple(through_input), tuple(through_decay)
 
-            def four_states(q, through):
-                for i in range(channel_sums.STATES):
-                    through = a_state(q * channel_sums.STATES + i, i * channel_sums.TERMS, through)
-                fours = states // channel_sums.STATES
-                dBC[sequence, direction, block, c, part * fours + q] = channel_sums.add_up(
-                    terms.at[part], plan.interpret
-                )
+            def two_pairs(q, through):
+                """Four states, from the last one on. A part adds a pair up while it walks the next.
+
+                What it finds there the first time is nothing, and written over later. A block that does not share its
+                states has no registers for that, but others beside it.
+                """
+                first = pairs - 1 - channel_sums.TURNS * q
+                for turn in range(channel_sums.TURNS):
+                    pair = first - turn
+                    if parts > 1:
+                        before = jnp.minimum(c * pairs + pair + 1, plan.chunks * pairs - 1)
+                        add_up(before, 1 - turn)
+                    for i in range(channel_sums.STATES):
+                        through = a_state(pair * channel_sums.STATES + i, turn, i * channel_sums.TERMS, through)
+                if parts == 1:
+                    for turn in range(channel_sums.TURNS):
+                        add_up(c * pairs + first - turn, turn, wait=turn == channel_sums.TURNS - 1)
                 return through
 
             nothing = tuple(zero() for _ in range(count))
-            through = repeat(states // channel_sums.STATES, four_states, (nothing, nothing))
+            through = repeat(pairs // channel_sums.TURNS, two_pairs, (nothing, nothing))
 
             some, there = visited(c, count)
             if rows is None or exchanged is None:
@@ -233,6 +251,8 @@ def backward(plan, operands, boundaries, dy, dlast):
         loaded = chunk(final, None, rest) if rest else read(final) if parts > 1 else None
         jax.lax.fori_loop(0, whole, lambda q, loaded: chunk(whole - 1 - q, loaded), loaded)
         plgpu.barrier_wait(arrived.at[part * 2 + 1])
+        if parts > 1:
+            add_up(0, channel_sums.TURNS - 1)
         for i in range(states):
             store(dA.at[sequence, direction, part * states + i, channels], load(dA_so_far.at[part, i]))
             store(dfirst.at[sequence, direction, part * states + i, channels], load(carried.at[part, i]))
