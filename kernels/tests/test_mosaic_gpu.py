@@ -170,13 +170,3 @@ def test_the_default_for_a_gpu_is_this_kernel_even_where_there_is_none():
 @needs_new_jax
 def test_the_default_works_inside_shard_map_with_gradients_of_what_devices_share():
     check_shard_map(Case(b=8, l=16, d=128, n=4))
-
-
-def test_measured_numbers_serve_calls_that_differ_in_the_batch_alone(monkeypatch):
-    rows = [{"sizes": Sizes(b, 121, 128, 1, 1, 16)._asdict(), "choice": {"unroll": b}} for b in (64, 1024)]
-    monkeypatch.setattr(tuning.compatibility, "accelerator", lambda: "NVIDIA H100 80GB HBM3")
-    monkeypatch.setattr(tuning, "table", {"NVIDIA H100 80GB HBM3": {"mosaic_gpu": rows}}.get)
-    assert tuning.tuned("mosaic_gpu", Sizes(100, 121, 128, 1, 1, 16)) == {"unroll": 64}
-    assert tuning.tuned("mosaic_gpu", Sizes(900, 121, 128, 1, 1, 16)) == {"unroll": 1024}
-    assert tuning.tuned("mosaic_gpu", Sizes(900, 122, 128, 1, 1, 16)) == {}
-    assert tuning.tuned("triton", Sizes(900, 121, 128, 1, 1, 16)) == {}
