@@ -88,15 +88,17 @@ def forward_trips(tile, length: int, chunk: int, several: int) -> list[int]:
     return trips
 
 
-def backward_trips(tile, length: int, kernels, n: int) -> list[int]:
+def backward_trips(tiling, length: int, n: int) -> list[int]:
     """Turns of the backward kernel's loops for all registers of a tile."""
-    blocks, at_once = tile.channels // kernels.SUBLANES, kernels.STATES_AT_ONCE
+    from bdgf_kernels.selective_scan.mosaic_tpu_plan import SUBLANES
+
+    blocks, at_once = tiling.backward.channels // SUBLANES, tiling.states_at_once
     more = lambda turns: [turns] if turns > 1 else []
     trips = []
-    for rows, times in segments(tile, length):
-        full, rest = divmod(rows, kernels.CHUNK)
-        for turns, steps in [*([(1, rest)] if rest else []), *([(full, kernels.CHUNK)] if full else [])]:
-            whole, left = divmod(steps, kernels.BACKWARD_STEPS)
+    for rows, times in segments(tiling.backward, length):
+        full, rest = divmod(rows, tiling.chunk)
+        for turns, steps in [*([(1, rest)] if rest else []), *([(full, tiling.chunk)] if full else [])]:
+            whole, left = divmod(steps, tiling.backward_steps)
             # The loop over chunks, where there is one, stands round the others.
             outer = [turns * times] if turns > 1 else []
             once = 1 if outer else times
@@ -183,22 +185,24 @@ def measure(chip: str, dtype: str) -> dict[str, dict[str, float]]:
     import jax
     import jax.numpy as jnp
     from bdgf_kernels.selective_scan import mosaic_tpu
-    from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
     from bdgf_kernels.selective_scan.call import Operands, Options
+    from bdgf_kernels.selective_scan.mosaic_tpu_plan import SUBLANES
     from bdgf_kernels.selective_scan.shapes import SHAPES
 
     b, length, d, n, _ = SHAPES[SHAPE]
     array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
     rows, states = array(b, length, d), array(b, length, 1, 1, n)
     operands = Operands(rows, array(b, length, 1, d), array(1, d, n), states, states)
-    forward, backward = mosaic_tpu.tiling(operands, Options())
-    several = 2 * kernels.FORWARD_STEPS
+    tiling = mosaic_tpu.tiling(operands, Options())
+    assert tiling is not None
+    forward, backward = tiling.forward, tiling.backward
+    several = 2 * tiling.forward_steps
     trips = {
         "forward": forward_trips(forward, length, length, several),
-        "forward_for_gradients": forward_trips(forward, length, kernels.CHUNK, several),
-        "backward": backward_trips(backward, length, kernels, n),
+        "forward_for_gradients": forward_trips(forward, length, tiling.chunk, several),
+        "backward": backward_trips(tiling, length, n),
     }
-    blocks = {"backward": backward.channels // kernels.SUBLANES}
+    blocks = {"backward": backward.channels // SUBLANES}
     return {
         kind: {"bundles_per_register_step": round(executed(text, trips[kind]) / (blocks.get(kind, 1) * length * n), 2)}
         for kind, text in schedules(chip, dtype).items()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bdgf_kernels import selective_scan, selective_scan_2d
+from bdgf_kernels.selective_scan import mosaic_gpu, mosaic_tpu, triton
 from bdgf_kernels.selective_scan.shapes import TEST_SHAPES
 
 HALF = {"bfloat16": jnp.bfloat16, "float16": jnp.float16, "float32": jnp.float32}
@@ -32,6 +33,13 @@ class Case:
         b, length, d, n, _ = TEST_SHAPES[name]
         return cls(b, length, d, n, **options)
 
+    def within(self, most, widest_group):
+        """The call with its axes cut off, each group of channels no narrower than it was or the kernels need."""
+        b, length, d, n = (min(x, y) for x, y in zip((self.b, self.l, self.d, self.n), most))
+        if self.g > 1:
+            d = self.g * max(widest_group, d // self.g)
+        return dataclasses.replace(self, b=b, l=length, d=d, n=n)
+
     def __str__(self):
         flags = [*self.optional, *(["softplus"] if self.softplus else []), *(["reverse"] if self.reverse else [])]
         return "-".join([f"{self.b}x{self.l}x{self.d}x{self.n}", f"g{self.g}", self.dtype, *flags])
@@ -39,6 +47,23 @@ class Case:
 
 EVERYWHERE = ("reference", "associative", "chunked")
 """Implementations that run on every platform; those with kernels have suites of their own."""
+
+INTERPRETED = {"triton": triton, "mosaic_tpu": mosaic_tpu, "mosaic_gpu": mosaic_gpu}
+"""Implementations with kernels, which have tests of their own besides."""
+
+SHORT = {
+    "triton": {"chunk": 4},
+    "mosaic_tpu": {"chunk": 8, "forward_steps": 2, "backward_steps": 2, "states_at_once": 2},
+    "mosaic_gpu": {},
+}
+"""Loops that are written out less far: interpreted programs are compiled sooner."""
+
+LARGEST = {"mosaic_tpu": ((2, 19, 12, 4), 1), "mosaic_gpu": ((1, 18, 128, 4), 128)}
+"""The most of b, l, d and n, and the least that a group may hold of d, for interpreters that find races: they are slow.
+
+What is cut off repeats what is there: the lengths still make two chunks and a rest, or one and a rest; the channels
+more than one register of 8, or a block of 128; the states as many as are walked at once.
+"""
 
 EVERYTHING = ("D", "z", "delta_bias", "initial_state", "reset")
 
@@ -222,13 +247,22 @@ def check_vmap(case, implementation):
     np.testing.assert_allclose(jax.vmap(scan, in_axes=(axes,))(by_two).reshape(want.shape), want, atol=1e-5)
 
 
-def check_shard_map(case):
-    """Compares the default's gradients inside shard_map, of what devices share too, with those of one device."""
+def check_shard_map(case, implementation=None, *, interpreted=False):
+    """Compares gradients inside shard_map, of what devices share too, with those of one device.
+
+    A plainly interpreted kernel does not say over which devices its values differ: then nobody checks that, and the sum
+    over devices, which jax would put in, is put in here.
+    """
     arrays = arguments(case)
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     batch, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
     specs = {name: whole if name == "A" else batch for name in arrays}
-    gradients = jax.grad(lambda arrays: (selective_scan(**arrays) ** 2).sum())
-    spread = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(specs,), out_specs=specs))
-    got, want = spread(arrays), jax.jit(gradients)(arrays)
+    gradients = jax.grad(lambda arrays: (selective_scan(**arrays, implementation=implementation) ** 2).sum())
+
+    def on_each(arrays):
+        result = gradients(arrays)
+        return result | {"A": jax.lax.psum(result["A"], "data")} if interpreted else result
+
+    how = {"in_specs": (specs,), "out_specs": specs, "check_vma": not interpreted}
+    got, want = jax.jit(jax.shard_map(on_each, mesh=mesh, **how))(arrays), jax.jit(gradients)(arrays)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)

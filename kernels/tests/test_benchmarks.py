@@ -1,10 +1,13 @@
 """The benchmarks at tiny sizes: what they write, that a wrong result stops them, and the GPU script's rehearsal."""
 
+import ctypes
+import importlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +16,8 @@ import pytest
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import choice
 from bdgf_kernels.selective_scan.shapes import SHAPES
+from benchmarks import mamba_ssm_library, series, timing
 from benchmarks import selective_scan as benchmark
-from benchmarks import series, timing
 
 KERNELS = pathlib.Path(__file__).parents[1]
 
@@ -85,6 +88,38 @@ def test_series_are_drawn(rows, tmp_path):
     of = lambda axis, place: [row | {"shape": f"{2 * i}x{7 * i}x4x4"} for i in (1, 2) for row in rows]
     series.draw({"length": of("length", 1), "batch": of("batch", 0)}, tmp_path / "series.png")
     assert (tmp_path / "series.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def brought_along(monkeypatch, tmp_path):
+    """A library that is there, of whose kernels XLA learns nothing."""
+    monkeypatch.setattr(mamba_ssm_library, "LIBRARY", tmp_path / "mamba_ssm.so")
+    monkeypatch.delitem(sys.modules, "benchmarks.peer_mamba_ssm_library", raising=False)
+    mamba_ssm_library.LIBRARY.touch()
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: types.SimpleNamespace(mamba_ssm_forward=0, mamba_ssm_backward=0))
+    monkeypatch.setattr(jax.ffi, "pycapsule", lambda pointer: pointer)
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *_, **__: None)
+    return importlib.import_module("benchmarks.peer_mamba_ssm_library")
+
+
+def test_the_peers_kernels_are_two_custom_calls_for_a_gpu(brought_along):
+    given = benchmark.random_arguments(2, 121, 8, 4, jnp.dtype(jnp.bfloat16))
+    traced = brought_along.differentiated.trace(brought_along.load(given))
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert [program.count(f"@mamba_ssm_{kernel}(") for kernel in ("forward", "backward")] == [1, 1]
+    y, gradients = traced.out_info
+    assert y.shape == (2, 8, 121)
+    back = lambda x: (x.shape[0], x.shape[2], x.shape[1]) if len(x.shape) == 3 else x.shape
+    assert {name: (back(x), x.dtype) for name, x in gradients.items()} == {
+        name: (x.shape, x.dtype) for name, x in given.items() if name != "dy"
+    }
+
+
+def test_a_peer_that_was_not_brought_along_is_named_with_the_command_that_builds_it(brought_along):
+    mamba_ssm_library.LIBRARY.unlink()
+    told = r"mamba_ssm\.so is not there; `python -m benchmarks\.mamba_ssm_library SOURCE` builds it"
+    with pytest.raises(ImportError, match=told):
+        brought_along.register()
 
 
 @pytest.mark.slow

@@ -7,53 +7,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bdgf_kernels import selective_scan, selective_scan_2d
-from bdgf_kernels.selective_scan import choice, mosaic_tpu
-from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
-from jax.experimental.pallas import tpu as pltpu
-from scan_oracle import EVERYTHING, Case, arguments, check, check_directions, check_shard_map, check_vmap
-
-INTERPRETERS = {"races": pltpu.InterpretParams(detect_races=True), "plain": True}
+from bdgf_kernels.selective_scan import choice, mosaic_tpu, tuning
+from scan_oracle import SHORT, Case, arguments, check, check_directions, check_shard_map, check_vmap
 
 
 @pytest.fixture
 def interpreted():
-    with mosaic_tpu.interpreted(INTERPRETERS["races"]):
+    with mosaic_tpu.rehearsal():
         yield
 
 
 @pytest.fixture
-def short_steps(monkeypatch):
+def short_steps():
     """Loops that are written out less far, and shorter chunks: interpreted programs are compiled sooner."""
-    for name, value in {"CHUNK": 8, "FORWARD_STEPS": 2, "BACKWARD_STEPS": 2, "STATES_AT_ONCE": 2}.items():
-        monkeypatch.setattr(kernels, name, value)
+    with tuning.trying(SHORT["mosaic_tpu"]):
+        yield
 
 
-CASES = {
-    "races": [
-        Case(b=1, l=1, d=1, n=1),
-        Case(b=2, l=19, d=12, n=4, softplus=True, optional=EVERYTHING),
-        Case(b=2, l=21, d=18, n=3, g=2, softplus=True, reverse=True, dtype="bfloat16", optional=EVERYTHING),
-    ],
-    "plain": [
-        Case(b=3, l=2, d=4, n=4, optional=("initial_state",)),
-        Case(b=2, l=7, d=4, n=8, dtype="float16", reverse=True, optional=("D", "reset")),
-        Case(b=2, l=49, d=96, n=16, softplus=True, optional=("D", "delta_bias")),
-        Case(b=130, l=7, d=200, n=1),
-    ],
-}
+CASES = [
+    Case(b=3, l=2, d=4, n=4, optional=("initial_state",)),
+    Case(b=2, l=7, d=4, n=8, dtype="float16", reverse=True, optional=("D", "reset")),
+    Case(b=2, l=49, d=96, n=16, softplus=True, optional=("D", "delta_bias")),
+    Case(b=130, l=7, d=200, n=1),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "how"), [(case, how) for how, cases in CASES.items() for case in cases], ids=str)
-def test_outputs_state_and_every_gradient_are_the_oracles(case, how, short_steps):
-    with mosaic_tpu.interpreted(INTERPRETERS[how]):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_larger_calls_are_right_by_the_plain_interpreter(case, short_steps):
+    with mosaic_tpu.interpreted(True):
         check(case, "mosaic_tpu")
 
 
 @pytest.mark.slow
 def test_the_steps_that_the_chip_runs_are_right():
     """With the loops as far written out as when compiled: more than one chunk, and rests of every kind."""
-    with mosaic_tpu.interpreted(INTERPRETERS["races"]):
+    with mosaic_tpu.rehearsal():
         check(
             Case(b=1, l=32 + 16 + 4 + 3, d=4, n=2, softplus=True, optional=("D", "delta_bias", "initial_state")),
             "mosaic_tpu",
@@ -62,20 +51,16 @@ def test_the_steps_that_the_chip_runs_are_right():
 
 @pytest.mark.slow
 def test_a_patch_is_right_with_every_constant_as_on_the_chip():
-    with mosaic_tpu.interpreted(INTERPRETERS["plain"]):
+    with mosaic_tpu.interpreted(True):
         check(Case(b=2, l=121, d=16, n=16, softplus=True, optional=("D", "delta_bias", "initial_state")), "mosaic_tpu")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_long_sequence_comes_in_segments(reverse, interpreted, short_steps, monkeypatch):
-    monkeypatch.setattr(mosaic_tpu, "LONGEST_SEGMENT", 16)
-    monkeypatch.setattr(mosaic_tpu, "SEGMENTS", (16,))
-    monkeypatch.setattr(mosaic_tpu, "FORWARD_TILE", 8)
-    check(
-        Case(b=1, l=37, d=16, n=2, reverse=reverse, softplus=True, optional=("delta_bias", "initial_state", "reset")),
-        "mosaic_tpu",
-    )
+def test_a_long_sequence_comes_in_segments(reverse, interpreted):
+    case = Case(b=1, l=37, d=16, n=2, reverse=reverse, softplus=True, optional=("delta_bias", "initial_state", "reset"))
+    with tuning.trying(SHORT["mosaic_tpu"] | {"rows": 16, "forward_channels": 8}):
+        check(case, "mosaic_tpu")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """One suite for every implementation, against the float64 oracle: outputs, final state, every gradient."""
 
 import contextlib
+import dataclasses
 import functools
 
 import hypothesis
@@ -9,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bdgf_kernels import selective_scan
-from bdgf_kernels.selective_scan import mosaic_tpu, mosaic_tpu_kernels, triton
+from bdgf_kernels import compatibility, selective_scan
+from bdgf_kernels.selective_scan import triton, tuning
 from bdgf_kernels.selective_scan.choice import implementations
-from scan_oracle import EVERYTHING, EVERYWHERE, Case, arguments, check, truth
+from scan_oracle import EVERYTHING, EVERYWHERE, INTERPRETED, LARGEST, SHORT, Case, arguments, check, truth
 
 pytestmark = pytest.mark.slow
 
@@ -35,28 +36,24 @@ CASES = [
 SMALL = Case(l=11, d=6, n=4, softplus=True, optional=("D", "z", "delta_bias", "initial_state"))
 
 
-def ready(name, monkeypatch):
-    """What has to hold for an implementation to run here: kernels are interpreted, with loops less far written out."""
-    if name == "triton":
-        monkeypatch.setattr(triton, "CHUNK", 4)
-        return triton.interpreted(True)
-    if name == "mosaic_tpu":
-        for constant, value in {"CHUNK": 8, "FORWARD_STEPS": 2, "BACKWARD_STEPS": 2, "STATES_AT_ONCE": 2}.items():
-            monkeypatch.setattr(mosaic_tpu_kernels, constant, value)
-        return mosaic_tpu.interpreted(True)
-    return contextlib.nullcontext()
+@contextlib.contextmanager
+def ready(name):
+    """What has to hold for an implementation to run here: kernels are interpreted."""
+    module = INTERPRETED.get(name)
+    with module.interpreted(True) if module else contextlib.nullcontext(), tuning.trying(SHORT.get(name, {})):
+        yield
 
 
 @pytest.fixture(params=[*EVERYWHERE, "triton"])
-def implementation(request, monkeypatch):
-    with ready(request.param, monkeypatch):
+def implementation(request):
+    with ready(request.param):
         yield request.param
 
 
 @pytest.fixture(params=[*EVERYWHERE, "triton", "mosaic_tpu"])
-def any_implementation(request, monkeypatch):
+def any_implementation(request):
     """With the TPU kernels too, which take long to interpret; more of them is in `test_mosaic_tpu`."""
-    with ready(request.param, monkeypatch):
+    with ready(request.param):
         yield request.param
 
 
@@ -74,6 +71,20 @@ def run(arrays, case, implementation):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_state_and_every_gradient_are_the_oracles(case, implementation):
     check(case, implementation)
+
+
+@pytest.mark.parametrize("name", LARGEST)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernels_are_the_oracles_under_interpreters_that_find_races(case, name):
+    if name == "mosaic_gpu" and not compatibility.HAS_MOSAIC_GPU:
+        pytest.skip("the kernels need jax 0.11 or newer")
+    case = case.within(*LARGEST[name])
+    with INTERPRETED[name].rehearsal(), tuning.trying(SHORT[name]):
+        if name == "mosaic_gpu" and "reset" in case.optional:
+            with pytest.raises(NotImplementedError, match="take no reset"):
+                selective_scan(**arguments(case), implementation=name)
+            case = dataclasses.replace(case, optional=tuple(x for x in case.optional if x != "reset"))
+        check(case, name)
 
 
 @hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
@@ -192,7 +203,7 @@ def test_gradients_pass_through_vmap_over_the_batch_alone(implementation):
 
 def test_a_batch_over_eight_devices_is_the_batch_on_one(implementation):
     if implementation == "triton":
-        pytest.skip("pallas_call's plain interpreter does not run inside shard_map")
+        pytest.skip("see test_triton")
     case = Case(b=8, l=6, softplus=True, optional=("D", "delta_bias"))
     arrays = arguments(case)
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))

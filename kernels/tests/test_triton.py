@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 from bdgf_kernels import compatibility, selective_scan
-from bdgf_kernels.selective_scan import triton
-from scan_oracle import Case, arguments, check_directions
+from bdgf_kernels.selective_scan import triton, tuning
+from scan_oracle import SHORT, Case, arguments, check_directions, check_shard_map
 
 
 @pytest.fixture
-def interpreted(monkeypatch):
+def interpreted():
     """Interpreted, in shorter chunks, which are compiled sooner."""
-    monkeypatch.setattr(triton, "CHUNK", 4)
-    with triton.interpreted(True):
+    with triton.rehearsal(), tuning.trying(SHORT["triton"]):
         yield
 
 
@@ -43,3 +42,8 @@ def test_the_default_for_a_gpu_below_hopper_is_this_kernel(monkeypatch):
     arrays = arguments(Case(b=1, l=16, d=8, n=4))
     scan = lambda: selective_scan(**arrays)
     assert "name=selective_scan_forward" in str(jax.make_jaxpr(scan)())
+
+
+@pytest.mark.slow
+def test_devices_change_nothing_inside_shard_map(interpreted):
+    check_shard_map(Case(b=8, l=5, d=8, n=4), "triton", interpreted=True)

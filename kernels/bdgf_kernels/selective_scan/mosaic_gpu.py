@@ -14,7 +14,6 @@ transposed in memory. B and C, smaller by n / d, are brought into visiting order
 
 import contextlib
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from jaxtyping import Array, Float
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import tuning
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, by_step, sizes
+from bdgf_kernels.selective_scan.exponentials import LN2, LOG2E
 from bdgf_kernels.selective_scan.interpreting import Interpreter
 from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
@@ -32,7 +32,6 @@ STATES_MULTIPLE = 4
 MOST_STATES = 16
 PROCESSORS = 132
 STAGED, STAGED_ALONE = 26, 100
-LOG2E, LN2 = math.log2(math.e), math.log(2.0)
 
 interpreted = Interpreter()
 
@@ -107,16 +106,15 @@ def run(
 def defaults(size: Sizes) -> dict[str, int]:
     """What the kernels run with where nothing has been measured, as counted by `benchmarks/static_cost.py`.
 
-    `unroll`: steps that the forward kernel loads at once; 4 leave room for four blocks a multiprocessor, 7 keep one
-    warp a scheduler busy. `unroll_for_gradients`: the same where it writes the state at every 16th step. `staged`: the
-    steps over 16 of B and C in its shared memory. `parts`: warpgroups that share the states going backward.
+    `unroll`: steps that the forward kernel loads at once, a divisor of 16; 4 leave room for four blocks a
+    multiprocessor, 16 keep one warp a scheduler busy. `staged`: the steps over 16 of B and C in its shared memory.
+    `parts`: warpgroups that share the states going backward.
     """
     few = size.b * size.k * -(-size.d // CHANNELS_MULTIPLE) <= PROCESSORS
     most = STAGED_ALONE if few else STAGED
     chunks = -(-size.l // 16)
     return {
-        "unroll": 7 if few else 4,
-        "unroll_for_gradients": 8 if few else 4,
+        "unroll": 16 if few else 4,
         "staged": -(-chunks // -(-chunks // most)),
         "parts": 2 if few and size.n > STATES_MULTIPLE and chunks > 1 else 1,
     }
@@ -125,11 +123,11 @@ def defaults(size: Sizes) -> dict[str, int]:
 def candidates(size: Sizes) -> list[dict[str, int]]:
     """What the tuner tries: the default, and every change of one or both of the numbers that matter most."""
     usual = defaults(size)
-    tried = [usual | {"unroll": unroll, "parts": parts} for unroll in (4, 6, 8) for parts in (1, 2)]
+    tried = [usual | {"unroll": unroll, "parts": parts} for unroll in (4, 8, 16) for parts in (1, 2)]
     return [usual, *(choice for choice in tried if choice != usual)]
 
 
-def planned(options, own_delta, interpret, u, B, *, keep_boundaries=False):
+def planned(options, own_delta, interpret, u, B):
     """Gathers what the kernels have to know."""
     from bdgf_kernels.selective_scan.mosaic_gpu_plan import Plan
 
@@ -144,7 +142,7 @@ def planned(options, own_delta, interpret, u, B, *, keep_boundaries=False):
         states=n,
         groups=groups,
         staged=knobs["staged"],
-        unroll=knobs["unroll_for_gradients" if keep_boundaries else "unroll"],
+        unroll=knobs["unroll"],
         parts=knobs["parts"] if n % (knobs["parts"] * STATES_MULTIPLE) == 0 else 1,
         orders=options.orders,
         own_delta=own_delta,
@@ -171,7 +169,7 @@ def launch(options, own_delta, interpret, arguments, *, keep_boundaries):
     from bdgf_kernels.selective_scan.mosaic_gpu_forward import forward
 
     u, delta, A, B, C, D, bias, first = arguments
-    plan = planned(options, own_delta, interpret, u, B, keep_boundaries=keep_boundaries)
+    plan = planned(options, own_delta, interpret, u, B)
     operands = in_kernels_units((u, delta, A, in_segments(B, plan), in_segments(C, plan), D, bias, first))
     y, boundaries, last = forward(plan, operands, keep_boundaries=keep_boundaries, final_state=options.final_state)
     # A kernel's outputs do not say over which mesh axes they differ; inside shard_map they have to.
@@ -198,12 +196,11 @@ def run_backward(options, own_delta, interpret, kept, cotangents):
     du, ddelta, dA, dD, dbias, dfirst, dBC = backward(plan, operands, boundaries, dy, dlast)
     ddelta = jnp.moveaxis(ddelta, 1, 2).reshape(delta.shape) if own_delta else ddelta.sum(axis=1)
 
-    b, k, blocks, chunks, fours, _ = dBC.shape
-    groups = B.shape[3]
-    # by group, block, chunk, four states, warp, state, dB or dC, step
-    parts = dBC.reshape(b, k, groups, blocks // groups, chunks, fours, 4, 4, 2, 16)
-    sums = jnp.moveaxis(parts.sum(axis=(3, 6)), (3, 7, 1, 0, 2, 4, 5, 6), range(8))
-    sums = sums.reshape(chunks * 16, k, b, groups, fours * 4, 2)
+    b, k, blocks, parts, _, _ = dBC.shape
+    groups, n = B.shape[3:]
+    # by group, block, part, chunk, two states, half a warp, state, dB or dC, step
+    sums = dBC.reshape(b, k, groups, blocks // groups, parts, plan.chunks, -1, 8, 2, 2, 16).sum(axis=(3, 7))
+    sums = jnp.moveaxis(sums, (4, 8, 1, 0, 2, 3, 5, 6, 7), range(9)).reshape(plan.chunks * 16, k, b, groups, n, 2)
     dB, dC = sums[: plan.length, ..., 0], sums[: plan.length, ..., 1]
     gradients = (
         du.sum(axis=1).astype(u.dtype),

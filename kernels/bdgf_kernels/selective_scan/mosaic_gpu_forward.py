@@ -146,9 +146,11 @@ def walk(plan, refs, *, B, C, arrived):
         return several(*here(whole), states, later) if rest else states
 
     def chunks(first, place, states, count):
-        """Some steps in chunks, the state before each of which is written. A load past the end is of no use."""
+        """Some steps in chunks, the state before each of which may be kept. A load past the end is of no use."""
 
         def keep(done, states):
+            if refs.boundaries is None:
+                return
             for i, state in enumerate(states):
                 store(refs.boundaries.at[sequence, direction, (first + done) // CHUNK, i, channels], state)
 
@@ -172,7 +174,7 @@ def walk(plan, refs, *, B, C, arrived):
 
     def segment(index, states, count=plan.staged * CHUNK):
         stage(index)
-        walk_on = steps if refs.boundaries is None else chunks
+        walk_on = chunks if plan.by_chunk(refs.boundaries is not None) else steps
         return walk_on(index * plan.staged * CHUNK, 0, states, count)
 
     final = plan.segments - 1

@@ -13,11 +13,10 @@ import numpy as np
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from bdgf_kernels.selective_scan.call import Order, divided, row_of
+from bdgf_kernels.selective_scan.exponentials import LOG2E
 
 LANES = 128
 CHUNK = 16
-LOG2E = math.log2(math.e)
-LN2 = math.log(2.0)
 LOG2_OF_ONE_PLUS = 1.44269323, -0.721159458, 0.477668375, -0.339089036, 0.215284541, -0.0957975462, 0.0204011854
 """log2(1 + e) / e by powers of e, for e from 0 to 1: Remez's best in relative error, 1.3e-6 of the value."""
 ONE_A_THREAD = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
@@ -61,6 +60,10 @@ class Plan:
     def segments(self) -> int:
         """How many times B and C are staged."""
         return -(-self.chunks // self.staged)
+
+    def by_chunk(self, keep_boundaries: bool) -> bool:
+        """Whether the forward kernel's loop runs over chunks: where it keeps a state at each, or loads a whole one."""
+        return keep_boundaries or self.unroll == CHUNK
 
     @property
     def grid(self) -> tuple[int, int, int]:

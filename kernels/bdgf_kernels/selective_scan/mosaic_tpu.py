@@ -13,23 +13,25 @@ One change of layout brings arrays from (b, l, d) to (l, d, b), padded to whole 
 that a kernel reads and writes; with several, all rows of a tile lie in VMEM, where y and the gradients are added up.
 """
 
+import contextlib
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from bdgf_kernels import compatibility
-from bdgf_kernels.selective_scan import mosaic_tpu_kernels as kernels
+from bdgf_kernels.selective_scan import tuning
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, sizes
 from bdgf_kernels.selective_scan.interpreting import Interpreter
+from bdgf_kernels.selective_scan.mosaic_tpu_backward import backward
+from bdgf_kernels.selective_scan.mosaic_tpu_forward import forward
+from bdgf_kernels.selective_scan.mosaic_tpu_plan import LANES, SUBLANES, Plan, Tile, Tiling
 from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
 MOST_STATES = 32
-FORWARD_TILE, BACKWARD_TILE = 64, 128
-LONGEST_SEGMENT = 512
-SEGMENTS = (512, 256, 128, 64, 32)
 FEWEST_SEQUENCES = 64
 VMEM = 48 * 2**20
 """What blocks and scratch may take of a core's VMEM; v5e and v6e have 128 MiB, v7x 64."""
@@ -37,20 +39,52 @@ VMEM = 48 * 2**20
 interpreted = Interpreter()
 
 
+def rehearsal() -> contextlib.AbstractContextManager[None]:
+    """Runs calls without a TPU, by the interpreter that finds races."""
+    return interpreted(pltpu.InterpretParams(detect_races=True))
+
+
+def defaults(size: Sizes) -> dict[str, int]:
+    """What the kernels run with where nothing has been measured, as counted by `benchmarks/tpu_bundles.py`.
+
+    `forward_channels`, `backward_channels`: the widest tiles; `rows`: of a segment, at most, `chunk` times a power of
+    two; both are narrowed to what fits in VMEM. The others: as in `Tiling`; fewer steps at a time leave slots of the
+    bundles empty on v5e and v6e, more make the compiler spill.
+    """
+    del size
+    return {
+        "forward_channels": 64,
+        "backward_channels": 128,
+        "rows": 512,
+        "chunk": 32,
+        "forward_steps": 8,
+        "backward_steps": 4,
+        "states_at_once": 8,
+    }
+
+
+def candidates(size: Sizes) -> list[dict[str, int]]:
+    """What the tuner tries: the default, and changes of one number."""
+    changes = {"forward_channels": (32, 128), "backward_channels": (64,), "rows": (128,), "chunk": (16, 64)}
+    changes |= {"forward_steps": (4, 16), "backward_steps": (2, 8), "states_at_once": (4, 16)}
+    usual = defaults(size)
+    return [usual, *(usual | {name: value} for name, values in changes.items() for value in values)]
+
+
 def supports(operands: Operands, options: Options) -> str | None:
     """Says why a call can't be served."""
     n = sizes(operands).n
     if n > MOST_STATES:
         return f"its scratch memory is laid out for at most {MOST_STATES} states, not {n}."
-    tiles = tiling(operands, options)
-    if tiles is None:
+    chosen = tiling(operands, options)
+    if chosen is None:
         return (
             f"several directions, or one down a grid's columns, need all {sizes(operands).l} rows of 8 channels in "
             "VMEM at a time, which is too many."
         )
     b, length, d, k, _, n = padded(operands)
-    boundaries = k * -(-length // kernels.CHUNK) * n * d
-    largest = b * max(k * length * d, boundaries, d // tiles[1].channels * k * length * n)
+    boundaries = k * -(-length // chosen.chunk) * n * d
+    largest = b * max(k * length * d, boundaries, d // chosen.backward.channels * k * length * n)
     if largest >= 2**31:
         return f"its offsets are proven up to 31 bits, and an array would have {largest} elements."
     return None
@@ -68,50 +102,59 @@ def padded(operands: Operands) -> Sizes:
     """The axes' lengths in whole registers: sequences to 128, the channels of each group to 8."""
     b, length, d, k, g, n = sizes(operands)
     wide = d // g
-    return Sizes(b + -b % kernels.LANES, length, g * (wide + -wide % kernels.SUBLANES), k, g, n)
+    return Sizes(b + -b % LANES, length, g * (wide + -wide % SUBLANES), k, g, n)
 
 
-def tiling(operands: Operands, options: Options) -> tuple[kernels.Tile, kernels.Tile] | None:
+def tiling(operands: Operands, options: Options) -> Tiling | None:
     """Chooses, for the forward and the backward kernel, the rows and channels that lie in VMEM at a time.
 
     The widest tile comes first, then the longest segment. A wide tile makes dB and dC cross the sublanes less often, a
     long segment starts the forward loop less often.
     """
+    size = sizes(operands)
+    knobs = defaults(size) | tuning.tuned("mosaic_tpu", size)
     _, length, d, _, g, _ = padded(operands)
     whole = len(options.orders) > 1 or any(order.grid is not None for order in options.orders)
-    segments = [length] if whole or length <= LONGEST_SEGMENT else []
+    longest, chunk = knobs["rows"], knobs["chunk"]
+    segments = [length] if whole or length <= longest else []
     if not whole:
-        segments += [rows for rows in SEGMENTS if rows < length]
-    registers = d // g // kernels.SUBLANES
+        halved = (longest >> i for i in range((longest // chunk).bit_length()))
+        segments += [rows for rows in halved if rows < length]
+    registers = d // g // SUBLANES
 
     def first_that_fits(widest, taken):
-        tiles = [kernels.SUBLANES * i for i in range(widest // kernels.SUBLANES, 0, -1) if registers % i == 0]
-        every = (kernels.Tile(rows, channels) for channels in tiles for rows in segments)
-        return next((tile for tile in every if taken(operands, options, tile) <= VMEM), None)
+        tiles = [SUBLANES * i for i in range(widest // SUBLANES, 0, -1) if registers % i == 0]
+        every = (Tile(rows, channels) for channels in tiles for rows in segments)
+        return next((tile for tile in every if taken(operands, options, tile, knobs) <= VMEM), None)
 
-    forward, backward = first_that_fits(FORWARD_TILE, forward_takes), first_that_fits(BACKWARD_TILE, backward_takes)
-    return None if forward is None or backward is None else (forward, backward)
+    tiles = [
+        first_that_fits(knobs["forward_channels"], forward_takes),
+        first_that_fits(knobs["backward_channels"], backward_takes),
+    ]
+    if tiles[0] is None or tiles[1] is None:
+        return None
+    return Tiling(*tiles, chunk, knobs["forward_steps"], knobs["backward_steps"], knobs["states_at_once"])
 
 
-def forward_takes(operands: Operands, options: Options, tile: kernels.Tile) -> int:
+def forward_takes(operands: Operands, options: Options, tile: Tile, knobs: dict[str, int]) -> int:
     """Bytes of VMEM that the forward kernel takes; blocks are there twice, to be fetched ahead."""
-    n = max(sizes(operands).n, kernels.SUBLANES)
+    n = max(sizes(operands).n, SUBLANES)
     alone = len(options.orders) == 1
     each = operands.u.dtype.itemsize + operands.delta.dtype.itemsize + (operands.u.dtype.itemsize if alone else 4)
     by_row = tile.channels * each + 2 * 4 * n
-    by_state = 4 * n * tile.channels * (-(-tile.rows // kernels.CHUNK) + 4)
-    return kernels.LANES * (2 * (tile.rows * by_row + by_state) + 8 * kernels.FORWARD_STEPS * kernels.SUBLANES * 3)
+    by_state = 4 * n * tile.channels * (-(-tile.rows // knobs["chunk"]) + 4)
+    return LANES * (2 * (tile.rows * by_row + by_state) + 8 * knobs["forward_steps"] * SUBLANES * 3)
 
 
-def backward_takes(operands: Operands, options: Options, tile: kernels.Tile) -> int:
+def backward_takes(operands: Operands, options: Options, tile: Tile, knobs: dict[str, int]) -> int:
     """Bytes of VMEM that the backward kernel takes."""
-    n = max(sizes(operands).n, kernels.SUBLANES)
+    n = max(sizes(operands).n, SUBLANES)
     read = 2 * operands.u.dtype.itemsize + operands.delta.dtype.itemsize
     written = operands.u.dtype.itemsize + operands.delta.dtype.itemsize if len(options.orders) == 1 else 8
     by_row = tile.channels * (read + written) + 4 * 4 * n
-    by_state = 4 * n * tile.channels * (-(-tile.rows // kernels.CHUNK) + 4)
-    scratch = 4 * kernels.SUBLANES * (kernels.CHUNK + 1) * (3 + 3 * n)
-    return kernels.LANES * (2 * (tile.rows * by_row + by_state) + scratch)
+    by_state = 4 * n * tile.channels * (-(-tile.rows // knobs["chunk"]) + 4)
+    scratch = 4 * SUBLANES * (knobs["chunk"] + 1) * (3 + 3 * n)
+    return LANES * (2 * (tile.rows * by_row + by_state) + scratch)
 
 
 def scan(operands: Operands, options: Options) -> Outputs:
@@ -121,7 +164,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 
     def by_channel(x: Any, axis: int) -> Any:
         """Pads the channels of each group to whole registers."""
-        return None if x is None else pad_channels(x, axis, g, kernels.SUBLANES)
+        return None if x is None else pad_channels(x, axis, g, SUBLANES)
 
     def by_sequence(x, order):
         """Puts the sequences last and pads them to whole registers."""
@@ -155,7 +198,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def run(
     options: Options,
-    tiles: tuple[kernels.Tile, kernels.Tile],
+    tiling: Tiling,
     interpret: object,
     u: Float[Array, "l d b"],
     delta: Float[Array, "kd l d b"],
@@ -168,17 +211,17 @@ def run(
     keep: Float[Array, "l 1 b"] | None,
 ) -> tuple[Float[Array, "l d b"], Float[Array, "k n d b"] | None]:
     """Returns y, the directions added up, and, where wanted, the last state."""
-    plan = planned(options, tiles[0], interpret, u, delta, B)
-    done = kernels.forward(
+    plan = planned(options, tiling, tiling.forward, interpret, u, delta, B)
+    done = forward(
         plan, (u, delta, A, B, C, D, bias, keep), first, keep_boundaries=False, final_state=options.final_state
     )
     return done.y, done.last
 
 
-def planned(options, tile, interpret, u, delta, B):
+def planned(options, tiling, tile, interpret, u, delta, B):
     """Gathers what the kernels have to know."""
     length, d, b = u.shape
-    return kernels.Plan(
+    return Plan(
         batch=b,
         length=length,
         channels=d,
@@ -186,6 +229,7 @@ def planned(options, tile, interpret, u, delta, B):
         groups=B.shape[1],
         rows=tile.rows,
         tile=tile.channels,
+        tiling=tiling,
         orders=options.orders,
         own_delta=delta.shape[0] > 1,
         softplus=options.delta_softplus,
@@ -193,21 +237,21 @@ def planned(options, tile, interpret, u, delta, B):
     )
 
 
-def run_forward(options, tiles, interpret, u, delta, A, B, C, D, bias, first, keep):
+def run_forward(options, tiling, interpret, u, delta, A, B, C, D, bias, first, keep):
     """The forward pass; keeps the state at every 32nd step."""
-    plan = planned(options, tiles[0], interpret, u, delta, B)
+    plan = planned(options, tiling, tiling.forward, interpret, u, delta, B)
     operands = (u, delta, A, B, C, D, bias, keep)
-    done = kernels.forward(plan, operands, first, keep_boundaries=True, final_state=options.final_state)
+    done = forward(plan, operands, first, keep_boundaries=True, final_state=options.final_state)
     return (done.y, done.last), (operands, first, done.boundaries)
 
 
-def run_backward(options, tiles, interpret, kept, cotangents):
+def run_backward(options, tiling, interpret, kept, cotangents):
     """The backward pass: the kernel, then the sums over tiles and sequences, in a fixed order."""
     operands, first, boundaries = kept
     u, delta, _, B, _, D, bias, keep = operands
     dy, dlast = cotangents
-    plan = planned(options, tiles[1], interpret, u, delta, B)
-    done = kernels.backward(plan, operands, boundaries, dy, dlast)
+    plan = planned(options, tiling, tiling.backward, interpret, u, delta, B)
+    done = backward(plan, operands, boundaries, dy, dlast)
     by_group = lambda x: jnp.moveaxis(x.reshape(plan.groups, -1, *x.shape[1:]).sum(axis=1), 0, 1)
     gradients = (
         done.du.astype(u.dtype),

@@ -1,16 +1,16 @@
 """The scan by Pallas's Triton backend, for NVIDIA GPUs from Ampere on: a block of channels walks the steps in order.
 
-A program serves 32 channels of one sequence and one direction; its state is a (channels, states) array in registers.
-Nothing of size b l d n reaches memory. The backward kernel walks chunks of 8 steps from the last one, recomputes a
+A program serves a few channels of one sequence and one direction; its state is a (channels, states) array in registers.
+Nothing of size b l d n reaches memory. The backward kernel walks chunks of steps from the last one, recomputes a
 chunk's states in registers from the state that the forward pass kept at its boundary, and sums dB and dC over its own
 channels; XLA adds the programs' sums up. There are no atomics: the same bits every time.
 
 Pallas's Triton backend is deprecated since jax 0.11. Everything about it is in this file, which may be deleted with it.
 """
 
+import contextlib
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -20,19 +20,44 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from bdgf_kernels import compatibility
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, row_of, sizes
+from bdgf_kernels.selective_scan import tuning
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, row_of, sizes
+from bdgf_kernels.selective_scan.exponentials import LN2, LOG2E
 from bdgf_kernels.selective_scan.interpreting import Interpreter
 from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
 
 AMPERE = 8.0
 MOST_STATES = 32
-CHANNELS = 32
-CHUNK = 8
-WARPS = {"forward": 1, "backward": 4}
-LOG2E = math.log2(math.e)
-LN2 = math.log(2.0)
 
 interpreted = Interpreter()
+
+
+def rehearsal() -> contextlib.AbstractContextManager[None]:
+    """Runs calls without a GPU, by the plain interpreter: Triton has none that finds races."""
+    return interpreted(True)
+
+
+def defaults(size: Sizes) -> dict[str, int]:
+    """What the kernels run with where nothing has been measured.
+
+    `channels`: those of a program, a power of two. `chunk`: steps between two states that the forward pass keeps, and
+    that the backward kernel recomputes at a time. `forward_warps`, `backward_warps`: those of a program.
+    """
+    del size
+    return {"channels": 32, "chunk": 8, "forward_warps": 1, "backward_warps": 4}
+
+
+def candidates(size: Sizes) -> list[dict[str, int]]:
+    """What the tuner tries: the default, and changes of one number."""
+    changes = {"channels": (16, 64), "chunk": (4, 16), "forward_warps": (2, 4), "backward_warps": (1, 2)}
+    usual = defaults(size)
+    return [usual, *(usual | {name: value} for name, values in changes.items() for value in values)]
+
+
+def chosen(operands: Operands) -> dict[str, int]:
+    """The numbers that a call runs with."""
+    size = sizes(operands)
+    return defaults(size) | tuning.tuned("triton", size)
 
 
 def supports(operands: Operands, options: Options) -> str | None:
@@ -44,8 +69,10 @@ def supports(operands: Operands, options: Options) -> str | None:
         return f"its kernels need compute capability {AMPERE} or higher, this machine's GPU has {capability}."
     if n > MOST_STATES:
         return f"a program keeps its states in registers, at most {MOST_STATES} of them, not {n}."
-    wide, states = d + g * CHANNELS, power_of_two(n)
-    largest = b * k * max(length * wide, -(-length // CHUNK) * wide * states, length * states * (wide // CHANNELS))
+    knobs = chosen(operands)
+    block, chunks = knobs["channels"], -(-length // knobs["chunk"])
+    wide, states = d + g * block, power_of_two(n)
+    largest = b * k * max(length * wide, chunks * wide * states, length * states * (wide // block))
     if largest >= 2**31:
         return f"its offsets have 32 bits, and an array would have {largest} elements."
     return None
@@ -58,7 +85,13 @@ def power_of_two(n: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the kernels know while they are traced; channels and states are those of the padded arrays."""
+    """What the kernels know while they are traced; channels and states are those of the padded arrays.
+
+    Args:
+      block: channels of a program.
+      chunk: steps between two states that are kept.
+      warps: of a program, forward and backward.
+    """
 
     options: Options
     interpret: object
@@ -69,22 +102,25 @@ class Plan:
     channels: int
     states: int
     own_delta: bool
+    block: int
+    chunk: int
+    warps: tuple[int, int]
 
     @property
     def blocks(self) -> int:
         """Programs that share a sequence and a direction."""
-        return self.channels // CHANNELS
+        return self.channels // self.block
 
     @property
     def chunks(self) -> int:
         """Chunks of steps, the last one perhaps shorter."""
-        return -(-self.length // CHUNK)
+        return -(-self.length // self.chunk)
 
     def place(self):
         """The program's sequence, direction, block, its channels and the entry of delta and group that they use."""
         sequence, direction, block = (pl.program_id(axis) for axis in range(3))
         group = jax.lax.div(block, jnp.int32(self.blocks // self.groups)) if self.groups > 1 else 0
-        channels = pl.ds(block * CHANNELS, CHANNELS)
+        channels = pl.ds(block * self.block, self.block)
         return sequence, direction, block, channels, direction if self.own_delta else 0, group
 
     def row(self, direction, step):
@@ -95,10 +131,11 @@ class Plan:
 def scan(operands: Operands, options: Options) -> Outputs:
     """Pads channels and states, runs the kernels, adds the directions up and gates."""
     _, _, d, _, g, n = sizes(operands)
+    knobs = chosen(operands)
 
     def wide(x: Any, axis: int) -> Any:
         """Pads the channels of each group to whole blocks."""
-        return None if x is None else pad_channels(x, axis, g, CHANNELS)
+        return None if x is None else pad_channels(x, axis, g, knobs["channels"])
 
     def high(x: Any) -> Any:
         """Pads the states."""
@@ -116,6 +153,9 @@ def scan(operands: Operands, options: Options) -> Outputs:
         channels=u.shape[2],
         states=B.shape[4],
         own_delta=operands.delta.shape[2] > 1,
+        block=knobs["channels"],
+        chunk=knobs["chunk"],
+        warps=(knobs["forward_warps"], knobs["backward_warps"]),
     )
     A, first = high(wide(operands.A, 1)), high(wide(operands.initial_state, 2))
     D, bias = wide(operands.D, 1), wide(operands.delta_bias, 1)
@@ -174,10 +214,10 @@ def advance(state, rates, x, step, B, keep):
 
 def each_chunk(plan, backwards, body, carry):
     """Runs body(chunk, length, carry) on all chunks; the last one, if shorter, is code of its own."""
-    full, rest = divmod(plan.length, CHUNK)
+    full, rest = divmod(plan.length, plan.chunk)
     if rest and backwards:
         carry = body(full, rest, carry)
-    chunk = lambda c, carry: body(full - 1 - c if backwards else c, CHUNK, carry)
+    chunk = lambda c, carry: body(full - 1 - c if backwards else c, plan.chunk, carry)
     carry = jax.lax.fori_loop(0, full, chunk, carry) if full else carry
     return carry if backwards or not rest else body(full, rest, carry)
 
@@ -196,7 +236,7 @@ def launch(plan, name, kernel, inputs, outputs):
         name=f"selective_scan_{name}",
         grid=(plan.batch, plan.directions, plan.blocks),
         out_shape=[jax.ShapeDtypeStruct(*how, manual_axis_type=alike) for how in outputs.values()],
-        compiler_params=plgpu.CompilerParams(num_warps=WARPS[name], num_stages=1),
+        compiler_params=plgpu.CompilerParams(num_warps=plan.warps[name == "backward"], num_stages=1),
         interpret=plan.interpret,
     )(*inputs.values())
     return dict(zip(outputs, results))
@@ -219,7 +259,7 @@ def forward(plan, operands, first, *, keep_boundaries=False):
         rates = load(refs["A"], direction, channels) * LOG2E
         skip, shift = load(refs["D"], direction, channels), load(refs["bias"], direction, channels)
         state = load(refs["first"], sequence, direction, channels)
-        state = jnp.zeros((CHANNELS, n), jnp.float32) if state is None else state
+        state = jnp.zeros((plan.block, n), jnp.float32) if state is None else state
 
         def walk(step, state):
             row = plan.row(direction, step)
@@ -232,7 +272,7 @@ def forward(plan, operands, first, *, keep_boundaries=False):
 
         def chunk(c, count, state):
             refs["boundaries"][sequence, direction, c, channels] = state
-            return jax.lax.fori_loop(c * CHUNK, c * CHUNK + count, walk, state)
+            return jax.lax.fori_loop(c * plan.chunk, c * plan.chunk + count, walk, state)
 
         if keep_boundaries:
             state = each_chunk(plan, False, chunk, state)
@@ -246,7 +286,7 @@ def forward(plan, operands, first, *, keep_boundaries=False):
 
 
 def run_forward(plan, u, delta, A, B, C, D, bias, first, keep):
-    """The forward pass; keeps the state at every 8th step."""
+    """The forward pass; keeps the states at the chunks' boundaries."""
     operands = (u, delta, A, B, C, D, bias, keep)
     outputs, boundaries = forward(plan, operands, first, keep_boundaries=True)
     return outputs, (operands, first, boundaries)
@@ -270,11 +310,11 @@ def run_backward(plan, kept, cotangents):
         rates = load(refs["A"], direction, channels) * LOG2E
         skip, shift = load(refs["D"], direction, channels), load(refs["bias"], direction, channels)
         carry = load(refs["dlast"], sequence, direction, channels)
-        nothing = jnp.zeros((CHANNELS, n), wide)
+        nothing = jnp.zeros((plan.block, n), wide)
 
         def chunk(c, count, sums):
             carry, dA, dD, dbias = sums
-            rows = [plan.row(direction, c * CHUNK + j) for j in range(count)]
+            rows = [plan.row(direction, c * plan.chunk + j) for j in range(count)]
             states = [load(refs["kept"], sequence, direction, c, channels)]
             for row in rows:
                 states.append(advance(states[-1], rates, *read_step(plan, refs, place, row, shift))[0])
@@ -299,7 +339,7 @@ def run_backward(plan, kept, cotangents):
                 dA, dD, dbias = dA + decayed * step[:, None], dD + dout * x, dbias + dstep
             return carry, dA, dD, dbias
 
-        none = jnp.zeros((CHANNELS,), wide)
+        none = jnp.zeros((plan.block,), wide)
         sums = each_chunk(plan, True, chunk, (nothing if carry is None else carry, nothing, none, none))
         for name, value in zip(("dfirst", "dA", "dD", "dbias"), sums):
             refs[name][sequence, direction, channels] = value
