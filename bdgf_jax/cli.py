@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = configuration.load(options.config, overrides)
         name = options.config.partition(":")[0]
         workdir = options.workdir or pathlib.Path("runs") / pathlib.Path(name).stem
-        command(options, config, workdir)
+        if options.command == "inspect":
+            inspect(config, workdir)
+        else:
+            walk(options, config, workdir)
     except InputError as error:
         console.print(f"[bold red]bdgf {options.command}:[/] ", end="")
         console.print(str(error), markup=False)
@@ -77,23 +80,31 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         )
         if name == "evaluate":
             added.add_argument("--map", type=pathlib.Path, metavar="FILE", help="another map than the run's map.tif")
+        if name != "inspect":
+            added.add_argument("--force", action="store_true", help="go on with a run of another configuration")
     options, rest = parser.parse_known_args(arguments)
     if stray := [argument for argument in rest if not argument.startswith("--config.")]:
         parser.error(f"{stray[0]}: not understood. Overrides look like --config.train.steps=200.")
     return options, rest
 
 
-def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
-    """Does what was asked, and what has to come before it."""
-    if options.command == "inspect":
-        inspect(config, workdir)
-        return
-    from bdgf_jax import mapping
+def walk(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
+    """Walks the stretches of the road that were asked for; SIGTERM ends it with status 0 and a word."""
     from bdgf_jax.caching import use_compilation_cache
-    from bdgf_jax.run import open_run
+    from bdgf_jax.training.preemption import heeding_preemption
 
     use_compilation_cache()
-    run = open_run(config, workdir)
+    farewell = f"bdgf {options.command} was asked to stop (SIGTERM). The same command continues from what is saved."
+    with heeding_preemption(farewell):
+        command(options, config, workdir)
+
+
+def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
+    """Does what was asked, and what has to come before it."""
+    from bdgf_jax import mapping
+    from bdgf_jax.run import open_run
+
+    run = open_run(config, workdir, force=options.force)
     predict_seconds = None
     trains = options.command in ("run", "pretrain", "features", "train")
     if trains and config.features.source == "ddpm":

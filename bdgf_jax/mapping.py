@@ -75,6 +75,8 @@ def features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
         files = [folder / f"level_{level}.npy" for level in config.levels]
         return tuple(np.load(file).view(ml_dtypes.bfloat16) for file in files)
 
+    # A kill among the writes below must not leave new maps under an old fingerprint.
+    (folder / "features.json").unlink(missing_ok=True)
     began = time.monotonic()
     levels = raw_features(run, graph, parameters)
     statistics = fit_feature_statistics(levels, run.scene.valid)

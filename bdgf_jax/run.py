@@ -48,18 +48,19 @@ class Run:
         return bool(self.config.train.evaluate_every and self.scene.masks["validation"].any())
 
 
-def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) -> Run:
+def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None, *, force: bool = False) -> Run:
     """Checks that the workdir can be used by this config, reads the scene, and notes both in the workdir.
 
     Args:
       config: the resolved configuration.
       workdir: made if it is not there.
       scene: given when it was read already.
+      force: go on with a run of another configuration, and say which fields that overrides.
 
     Raises:
       InputError: the workdir cannot be written or holds a run of another configuration; the scene cannot be used.
     """
-    _check_workdir(config, workdir)
+    _check_workdir(config, workdir, force=force)
     scene = load_scene(config.scene) if scene is None else scene
     statistics = config.scene.statistics
     transforms = {
@@ -118,7 +119,7 @@ def write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
+def _check_workdir(config: Config, workdir: pathlib.Path, *, force: bool) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -132,7 +133,11 @@ def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
     after = json.loads(json.dumps(config.to_dict()))
     if changed := configuration.differences(before, after, TRAINING_SECTIONS):
         listed = "\n  ".join(changed)
+        if force:
+            print(f"--force: the run in {workdir} goes on with another configuration:\n  {listed}", flush=True)
+            return
         raise InputError(
             f"--workdir {workdir} holds a run of another configuration:\n  {listed}\n"
-            "Take these fields back to continue it, or start afresh in another --workdir."
+            "Take these fields back to continue it, start afresh in another --workdir, or go on regardless with"
+            " --force."
         )

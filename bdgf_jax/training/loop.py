@@ -19,13 +19,15 @@ from bdgf_jax.training.indices import IndexStream
 from bdgf_jax.training.log import RunLog
 from bdgf_jax.training.mesh import DATA, check_batch_size, make_mesh, put_batch, put_replicated, replicated
 from bdgf_jax.training.optimiser import make_optimiser
-from bdgf_jax.training.preemption import noticing_preemption
+from bdgf_jax.training.preemption import heeding_preemption
 from bdgf_jax.training.state import TrainState, initial_state
 from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step
 from bdgf_jax.training.vector import to_vector
 
 # Steps that are handed to the device before the oldest is waited for: it never idles, and memory stays bounded.
 IN_FLIGHT = 8
+
+CONTINUES = "The same command continues from there."
 
 Objective = Callable[
     [PyTree, PyTree, PyTree, Int[Array, "b 2"], Array, Int[Array, ""]],
@@ -83,8 +85,12 @@ def fit(
     begin = lambda parameters, carry: initial_state(parameters, carry, optimiser.init(to_vector(parameters)))
     speaks = jax.process_index() == 0
     asked_to_stop = False
+    nothing_lost = f"{title} was asked to stop (SIGTERM) before its first step; what was saved is whole.\n{CONTINUES}"
 
-    with Checkpoints(workdir / "checkpoints", keep=config.keep) as checkpoints, noticing_preemption() as preempted:
+    with (
+        heeding_preemption(nothing_lost) as preemption,
+        Checkpoints(workdir / "checkpoints", keep=config.keep) as checkpoints,
+    ):
         state = checkpoints.restore(jax.eval_shape(begin, parameters, carry), replicated(mesh))
         if state is None:
             state = put_replicated(begin(parameters, carry), mesh)
@@ -104,13 +110,14 @@ def fit(
                 centres = put_batch(candidates[stream[step - 1]], mesh)
                 with jax.transfer_guard("disallow"):
                     state, metrics = train_step(state, data, centres, key)
+                preemption.hold()
 
                 figures: dict[str, float] = {}
                 if evaluate is not None and _due(step, config.evaluate_every):
                     figures |= {name: float(value) for name, value in evaluate(state.ema).items()}
                 score = figures.get(best) if best else None
 
-                asked_to_stop = preempted(step)
+                asked_to_stop = preemption.asked()
                 saves = asked_to_stop or step == config.steps or _due(step, config.checkpoint_every)
                 saves |= score is not None and checkpoints.is_best(score)
 
@@ -130,11 +137,13 @@ def fit(
                     checkpoints.save(step, state, score)
                 if asked_to_stop:
                     break
+        checkpoints.wait()
+        asked_to_stop = asked_to_stop or preemption.asked()
 
     if asked_to_stop:
         if speaks:
             print(f"{title} was asked to stop (SIGTERM) and is saved after step {int(state.step)} of {config.steps}.")
-            print("The same command continues from there.", flush=True)
+            print(CONTINUES, flush=True)
         raise SystemExit(0)
     return state
 

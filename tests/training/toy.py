@@ -1,6 +1,9 @@
 """A regression of two layers that trains in a blink. As a program it trains in the folder that it is given."""
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -8,6 +11,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+import bdgf_jax
+from bdgf_jax.training import checkpoints
 from bdgf_jax.training.loop import fit
 
 
@@ -48,5 +53,39 @@ def train(workdir, *, objective=objective, parameters=parameters, mesh=None, eva
     )
 
 
+def slowly_compiled(*arguments):
+    """The objective, in a program that XLA chews on for a while."""
+    loss, more = objective(*arguments)
+    sum_of_many = loss
+    for count in range(60):
+        sum_of_many = jnp.linalg.norm(jnp.outer(sum_of_many + jnp.arange(3.0 + count), jnp.arange(2.0)))
+    return loss + 0.0 * sum_of_many, more
+
+
+def slowly_saved(write=checkpoints.write_manifest):
+    def write_manifest(*arguments):
+        write(*arguments)
+        time.sleep(1.0)
+
+    checkpoints.write_manifest = write_manifest
+
+
+def program(*arguments):
+    """What `subprocess.Popen` takes to run this file: workdir, steps, checkpoint_every and what is slow."""
+    environment = os.environ | {"PYTHONPATH": str(Path(bdgf_jax.__file__).parents[1])}
+    args = [sys.executable, __file__, *map(str, arguments)]
+    return {
+        "args": args,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
+
+
 if __name__ == "__main__":
-    train(sys.argv[1], steps=int(sys.argv[2]), checkpoint_every=int(sys.argv[3]))
+    workdir, steps, checkpoint_every, *slow = sys.argv[1:]
+    if slow == ["save"]:
+        slowly_saved()
+    chosen = slowly_compiled if slow == ["compile"] else objective
+    train(workdir, objective=chosen, steps=int(steps), checkpoint_every=int(checkpoint_every))
