@@ -36,7 +36,17 @@ def parameters():
     return {"first": jnp.asarray(first, jnp.float32), "bias": jnp.zeros(8), "second": jnp.asarray(second, jnp.float32)}
 
 
-def train(workdir, *, objective=objective, parameters=parameters, mesh=None, evaluate=None, best=None, **changes):
+def train(
+    workdir,
+    *,
+    objective=objective,
+    parameters=parameters,
+    mesh=None,
+    evaluate=None,
+    best=None,
+    placement="replicated",
+    **changes,
+):
     rows, columns = np.meshgrid(np.arange(8), np.arange(8), indexing="ij")
     return fit(
         objective,
@@ -48,6 +58,7 @@ def train(workdir, *, objective=objective, parameters=parameters, mesh=None, eva
         workdir=Path(workdir),
         title="Training",
         mesh=mesh,
+        placement=placement,
         evaluate=evaluate,
         best=best,
     )
