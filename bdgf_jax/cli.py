@@ -5,12 +5,17 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
 from bdgf_jax import __version__, configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from bdgf_jax.run import Run
 
 COMMANDS = {
     "run": "the whole road: pre-train, features, train, predict, evaluate, report",
@@ -91,8 +96,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def walk(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
     """Walks the stretches of the road that were asked for; SIGTERM ends it with status 0 and a word."""
     from bdgf_jax.caching import use_compilation_cache
+    from bdgf_jax.training.distributed import join_processes
     from bdgf_jax.training.preemption import heeding_preemption
 
+    join_processes()
     use_compilation_cache()
     farewell = f"bdgf {options.command} was asked to stop (SIGTERM). The same command continues from what is saved."
     with heeding_preemption(farewell):
@@ -103,26 +110,39 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
     """Does what was asked, and what has to come before it."""
     from bdgf_jax import mapping
     from bdgf_jax.run import open_run
+    from bdgf_jax.training.distributed import first_before_others, first_only
 
-    run = open_run(config, workdir, force=options.force)
-    predict_seconds = None
+    with first_before_others("open"):
+        run = open_run(config, workdir, force=options.force)
     trains = options.command in ("run", "pretrain", "features", "train")
     if trains and config.features.source == "ddpm":
         from bdgf_jax.fitting import pretrain
 
         pretrain(run)
+    guidance = ()
     if options.command in ("run", "features", "train", "predict"):
-        guidance = mapping.features(run)
+        with first_before_others("features"):
+            guidance = mapping.features(run)
         if options.command in ("run", "train"):
             from bdgf_jax.fitting import train
 
             train(run, guidance)
-        if options.command in ("run", "predict"):
-            began = time.monotonic()
-            probabilities = mapping.predict(run, guidance)["fused"]
-            mapping.write_maps(run, probabilities, with_probabilities=config.predict.probabilities)
-            predict_seconds = time.monotonic() - began
-            print(f"Map: {workdir / mapping.MAP}")
+    with first_only("map and report") as does:
+        if does:
+            show(options, run, guidance)
+
+
+def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ...]) -> None:
+    """Predicts the map, scores and reports it, as far as was asked."""
+    from bdgf_jax import mapping
+
+    predict_seconds = None
+    if options.command in ("run", "predict"):
+        began = time.monotonic()
+        probabilities = mapping.predict(run, guidance)["fused"]
+        mapping.write_maps(run, probabilities, with_probabilities=run.config.predict.probabilities)
+        predict_seconds = time.monotonic() - began
+        print(f"Map: {run.workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):
         map_file = getattr(options, "map", None)
         metrics = mapping.evaluate(run, map_file, predict_seconds)

@@ -16,6 +16,7 @@ from bdgf_jax.scenes.inspection import inspect_scene
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.scene import Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
+from bdgf_jax.training.distributed import is_first
 
 # A run that was started with other values of these cannot be continued; the other sections only shape what is shown.
 TRAINING_SECTIONS = ("scene", "diffusion", "masking", "pretrain", "features", "classifier", "train")
@@ -70,8 +71,9 @@ def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None, 
     images = {name: apply_band_transform(transforms[name], modality) for name, modality in scene.modalities.items()}
     versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions})
-    write_json(workdir / "scene.json", describe_scene(scene, transforms, config.classifier.patch))
+    if is_first():
+        write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions})
+        write_json(workdir / "scene.json", describe_scene(scene, transforms, config.classifier.patch))
     return Run(config, workdir, scene, transforms, images)
 
 

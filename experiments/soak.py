@@ -15,8 +15,8 @@ import tempfile
 import time
 
 import numpy as np
-import orbax.checkpoint as ocp
-from jax.tree_util import keystr, tree_leaves_with_path
+
+from bdgf_jax.training.checkpoints import load_arrays
 
 STAGES = {"pretrain": 30, "train": 60}
 COMMAND = [sys.executable, "-m", "bdgf_jax.cli", "train", "--config", "demo:tiny", "--config.train.evaluate_every=0"]
@@ -50,7 +50,7 @@ def main() -> int:
                 print(f"the run in {workdir} ended with status {status}")
                 resumed -= 1
             ends = final_arrays(workdir)
-            differing = [name for name in reference if not np.array_equal(reference[name], ends.get(name))]
+            differing = [name for name in reference if not np.array_equal(reference[name], ends[name])]
             differences += len(differing)
             print(f"after {kills} kills {len(differing)} of {len(reference)} arrays differ {differing[:3]}", flush=True)
     print(f"{kills} kills, {resumed} resumed, {differences} differences")
@@ -100,15 +100,11 @@ def describe(workdir: pathlib.Path) -> str:
 
 def final_arrays(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """All arrays of the last checkpoints of both stages, optimiser and counts included."""
-    arrays = {}
-    for stage in STAGES:
-        checkpoint = workdir / stage / "checkpoints" / str(last_step(workdir, stage))
-        for item in ("ema", "training"):
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                tree = checkpointer.restore(checkpoint.absolute() / item)
-            arrays |= {f"{stage}/{keystr(path)}": np.asarray(leaf) for path, leaf in tree_leaves_with_path(tree)}
-        arrays[f"{stage}/last step"] = np.asarray(last_step(workdir, stage))
-    return arrays
+    return {
+        f"{stage}/{name}": np.asarray(array)
+        for stage in STAGES
+        for name, array in load_arrays(workdir / stage / "checkpoints").items()
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A regression of two layers that trains in a blink. As a program it trains in the folder that it is given."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -92,6 +93,13 @@ def program(*arguments):
         "stderr": subprocess.DEVNULL,
         "text": True,
     }
+
+
+def free_port():
+    """One that nothing on this machine listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 if __name__ == "__main__":
