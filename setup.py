@@ -26,6 +26,7 @@ setuptools.setup(
         "absl-py",
         "chex",
         "einops>=0.8",
+        "flatbuffers",
         "flax>=0.12.8",
         "h5py",
         "jax>=0.10.2,<0.13",

@@ -25,6 +25,8 @@ COMMANDS = {
     "train": "train the three guided branches",
     "predict": "write the land-cover map and its confidence as GeoTIFF",
     "evaluate": "score the map on the test pixels and write the report",
+    "export": "write the trained model into one folder, for `bdgf predict --model` on other scenes",
+    "checkpoints": "list the checkpoints of a run, with step, metric and state of health",
 }
 
 EPILOGUE = """\
@@ -44,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, highlight=False)
     try:
+        if options.command == "checkpoints":
+            checkpoints(options.folder)
+            return 0
         config = configuration.load(options.config, overrides)
         name = options.config.partition(":")[0]
         workdir = options.workdir or pathlib.Path("runs") / pathlib.Path(name).stem
@@ -77,7 +82,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name, purpose in COMMANDS.items():
         added = commands.add_parser(
             name,
-            parents=[shared],
+            parents=[] if name == "checkpoints" else [shared],
             help=purpose,
             description=purpose[0].upper() + purpose[1:] + ".",
             epilog=EPILOGUE.format(configs=", ".join(configuration.config_names())),
@@ -85,7 +90,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         )
         if name == "evaluate":
             added.add_argument("--map", type=pathlib.Path, metavar="FILE", help="another map than the run's map.tif")
-        if name != "inspect":
+        if name == "predict":
+            added.add_argument("--model", type=pathlib.Path, metavar="DIR", help="a trained model for another scene")
+        if name == "export":
+            added.add_argument("--out", type=pathlib.Path, metavar="DIR", required=True, help="the model's new folder")
+        if name == "checkpoints":
+            added.add_argument("folder", type=pathlib.Path, metavar="DIR", help="the workdir of a run")
+        elif name != "inspect":
             added.add_argument("--force", action="store_true", help="go on with a run of another configuration")
     options, rest = parser.parse_known_args(arguments)
     if stray := [argument for argument in rest if not argument.startswith("--config.")]:
@@ -112,8 +123,14 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
     from bdgf_jax.run import open_run
     from bdgf_jax.training.distributed import first_before_others, first_only
 
+    model = getattr(options, "model", None)
     with first_before_others("open"):
-        run = open_run(config, workdir, force=options.force)
+        if model:
+            from bdgf_jax.model import open_model
+
+            run = open_model(model, config, workdir, force=options.force)
+        else:
+            run = open_run(config, workdir, force=options.force)
     trains = options.command in ("run", "pretrain", "features", "train")
     if trains and config.features.source == "ddpm":
         from bdgf_jax.fitting import pretrain
@@ -137,6 +154,11 @@ def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ..
     from bdgf_jax import mapping
 
     predict_seconds = None
+    if options.command == "export":
+        from bdgf_jax.model import export_model
+
+        export_model(run, options.out)
+        print(f"Model: {options.out}")
     if options.command in ("run", "predict"):
         began = time.monotonic()
         probabilities = mapping.predict(run, guidance)["fused"]
@@ -163,6 +185,21 @@ def inspect(config: Config, workdir: pathlib.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     draw_scene(scene, workdir / "scene.png")
     print(f"Picture: {workdir / 'scene.png'}")
+
+
+def checkpoints(folder: pathlib.Path) -> None:
+    """Prints what checkpoints a run, or one stage of it, has left."""
+    from bdgf_jax.training.listing import list_checkpoints
+
+    found = sorted(folder.glob("*/checkpoints")) or [path for path in [folder / "checkpoints"] if path.is_dir()]
+    if not found:
+        raise InputError(f"{folder} holds no checkpoints: name the --workdir of a run.")
+    print(f"{'stage':<10} {'step':>8} {'metric':>8} {'MB':>8}  health")
+    for path in found:
+        for entry in list_checkpoints(path):
+            metric = "-" if entry.score is None else f"{entry.score:.4f}"
+            health = ", ".join((entry.health, *entry.roles))
+            print(f"{path.parent.name:<10} {entry.name:>8} {metric:>8} {entry.megabytes:>8.1f}  {health}")
 
 
 if __name__ == "__main__":

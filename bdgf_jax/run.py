@@ -32,6 +32,12 @@ class Run:
     scene: Scene
     transforms: dict[str, BandTransform]
     images: dict[str, Float[ndarray, "h w _"]]
+    model: pathlib.Path | None = None
+
+    @property
+    def weights(self) -> pathlib.Path:
+        """The folder that the checkpoints lie in: the run's own, or that of the model which another run has left."""
+        return self.model or self.workdir
 
     @property
     def channels(self) -> dict[str, int]:
@@ -49,7 +55,15 @@ class Run:
         return bool(self.config.train.evaluate_every and self.scene.masks["validation"].any())
 
 
-def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None, *, force: bool = False) -> Run:
+def open_run(
+    config: Config,
+    workdir: pathlib.Path,
+    scene: Scene | None = None,
+    *,
+    force: bool = False,
+    transforms: dict[str, BandTransform] | None = None,
+    model: pathlib.Path | None = None,
+) -> Run:
     """Checks that the workdir can be used by this config, reads the scene, and notes both in the workdir.
 
     Args:
@@ -57,6 +71,8 @@ def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None, 
       workdir: made if it is not there.
       scene: given when it was read already.
       force: go on with a run of another configuration, and say which fields that overrides.
+      transforms: of each modality, those of `model`; fitted on the scene by default.
+      model: the folder of the trained model that is used; the workdir by default.
 
     Raises:
       InputError: the workdir cannot be written or holds a run of another configuration; the scene cannot be used.
@@ -64,17 +80,18 @@ def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None, 
     _check_workdir(config, workdir, force=force)
     scene = load_scene(config.scene) if scene is None else scene
     statistics = config.scene.statistics
-    transforms = {
-        name: fit_band_transform(modality, mode=statistics.mode, components=statistics.components)
-        for name, modality in scene.modalities.items()
-    }
+    if transforms is None:
+        transforms = {
+            name: fit_band_transform(modality, mode=statistics.mode, components=statistics.components)
+            for name, modality in scene.modalities.items()
+        }
     images = {name: apply_band_transform(transforms[name], modality) for name, modality in scene.modalities.items()}
     versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
     workdir.mkdir(parents=True, exist_ok=True)
     if is_first():
         write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions})
         write_json(workdir / "scene.json", describe_scene(scene, transforms, config.classifier.patch))
-    return Run(config, workdir, scene, transforms, images)
+    return Run(config, workdir, scene, transforms, images, model)
 
 
 def describe_scene(scene: Scene, transforms: dict[str, BandTransform], patch: int) -> dict[str, Any]:
