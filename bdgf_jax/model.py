@@ -46,7 +46,7 @@ def export_model(run: Run, folder: pathlib.Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    needed = list(RECORDS)
+    needed: list[str] = [*RECORDS]
     if run.config.features.source != "none":
         needed.append(mapping.FEATURE_STATISTICS)
     needed.append(_chosen(run, "train", "best"))

@@ -31,7 +31,8 @@ def list_checkpoints(folder: Path) -> list[Listed]:
     found = sorted(_entries(folder), key=lambda entry: (int(entry.name.partition(".")[0]), entry.name))
     whole = [entry for entry in found if entry.health == "whole"]
     last = whole[-1] if whole else None
-    best = max((entry for entry in whole if entry.score is not None), key=lambda entry: entry.score, default=None)
+    scored = [(entry.score, place) for place, entry in enumerate(whole) if entry.score is not None]
+    best = whole[max(scored)[1]] if scored else None
     roles = lambda entry: tuple(role for role, chosen in (("last", last), ("best", best)) if entry is chosen)
     return [Listed(entry.name, entry.score, entry.megabytes, entry.health, roles(entry)) for entry in found]
 
