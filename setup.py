@@ -26,7 +26,6 @@ setuptools.setup(
         "absl-py",
         "chex",
         "einops>=0.8",
-        "etils",
         "flatbuffers",
         "flax>=0.12.8",
         "h5py",

@@ -13,7 +13,7 @@
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
-set -eu
+set -euo pipefail
 
 stopped=$(mktemp)
 trap 'rm -f "$stopped"' EXIT

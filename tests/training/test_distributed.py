@@ -1,4 +1,6 @@
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -117,3 +119,33 @@ def test_when_one_of_two_processes_dies_the_other_stops_with_an_error_and_one_al
     state = toy.train(tmp_path, steps=last + 2)
     assert int(state.step) == last + 2
     assert np.isfinite(state.parameters["second"]).all()
+
+
+@pytest.mark.slow
+def test_when_the_link_between_two_hosts_is_cut_both_stop_with_an_error_and_one_alone_goes_on(toy, tmp_path):
+    apart = ["unshare", "--map-root-user", "--net", "--uts"]
+    if not shutil.which("unshare") or subprocess.run([*apart, "ip", "link"], capture_output=True).returncode:
+        pytest.skip("two hosts cannot be played here: network namespaces are refused, or `ip` is not there")
+    here = Path(__file__).parent
+    command = [
+        *apart,
+        here / "cut_link.sh",
+        tmp_path,
+        "10",
+        sys.executable,
+        here / "together.py",
+        tmp_path,
+        "20000",
+        "5",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(bdgf_jax.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    said = re.fullmatch(r"after (\d+) seconds: (\d+) (\d+)", done.stdout.splitlines()[-1])
+    assert said, done.stderr[-3000:]
+    seconds, *statuses = map(int, said.groups())
+    # Heartbeats are missed after 10 s in this program.
+    assert seconds < 40
+    assert all(statuses)
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        last = checkpoints.last_step
+    assert int(toy.train(tmp_path, steps=last + 2).step) == last + 2

@@ -99,6 +99,11 @@ def test_slurm_queues_a_run_again_that_was_asked_to_stop(environment):
     assert done.stdout.endswith("scontrol requeue 77\n")
 
 
+def test_slurm_fails_where_the_run_fails(environment):
+    done = subprocess.run([LAUNCH / "slurm.sh", "false"], env=environment | {"SLURM_JOB_ID": "77"}, timeout=60)
+    assert done.returncode == 1
+
+
 @pytest.mark.slow
 def test_gke(environment, tmp_path):
     environment |= {"TPU_WORKER_HOSTNAMES": "localhost,127.0.0.1"}
