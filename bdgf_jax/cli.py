@@ -107,13 +107,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def walk(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
     """Walks the stretches of the road that were asked for; SIGTERM ends it with status 0 and a word."""
     from bdgf_jax.caching import use_compilation_cache
-    from bdgf_jax.training.distributed import join_processes
+    from bdgf_jax.training.distributed import failing_together, join_processes
     from bdgf_jax.training.preemption import heeding_preemption
 
     join_processes()
     use_compilation_cache()
     farewell = f"bdgf {options.command} was asked to stop (SIGTERM). The same command continues from what is saved."
-    with heeding_preemption(farewell):
+    with heeding_preemption(farewell), failing_together():
         command(options, config, workdir)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,21 @@ def first_only(what: str) -> Iterator[bool]:
     """True in the first process; the others wait until it has done what is inside."""
     yield is_first()
     _wait_for_all(what)
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Where one process of several meets an `InputError`, it says so and ends at once with status 2.
+
+    To leave in order would be to wait for the others, which wait for this one; so they stop as they do when it dies.
+    """
+    try:
+        yield
+    except InputError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"Process {jax.process_index()} of {jax.process_count()}: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
 
 
 def _wait_for_all(what: str) -> None:

@@ -14,6 +14,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.training.checkpoints import Checkpoints
 from bdgf_jax.training.distributed import Processes, find_processes
 
+TOGETHER = Path(__file__).with_name("together.py")
 TORCHRUN = {"WORLD_SIZE": "8", "RANK": "5", "MASTER_ADDR": "node1", "MASTER_PORT": "29500", "LOCAL_RANK": "1"}
 SLURM = {
     "SLURM_JOB_ID": "12345",
@@ -58,9 +59,8 @@ def test_a_variable_that_is_missing_is_named(environment, name):
         find_processes(rest)
 
 
-def two(toy, *arguments):
-    """Two processes of two devices that train the toy together."""
-    program = Path(__file__).with_name("together.py")
+def two(toy, *command):
+    """Two processes of two devices each that run a Python program together."""
     port = toy.free_port()
     for rank in (0, 1):
         environment = os.environ | {
@@ -72,7 +72,7 @@ def two(toy, *arguments):
             "MASTER_PORT": str(port),
         }
         yield subprocess.Popen(
-            [sys.executable, str(program), *map(str, arguments)],
+            [sys.executable, *map(str, command)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -89,7 +89,7 @@ def until_saved(workdir, step, processes):
 
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step_saved(finished, toy, tmp_path):
-    processes = list(two(toy, tmp_path, 20_000, 100))
+    processes = list(two(toy, TOGETHER, tmp_path, 20_000, 100))
     until_saved(tmp_path, 100, processes)
     processes[1].terminate()
     (said, _), _ = (process.communicate(timeout=120) for process in processes)
@@ -100,25 +100,47 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step_saved(fi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_of_two_processes_dies_the_other_stops_with_an_error_and_one_alone_goes_on(toy, tmp_path, victim):
-    processes = list(two(toy, tmp_path, 20_000, 5))
+def test_when_one_of_two_processes_dies_the_other_stops_with_an_error_and_one_alone_goes_on(toy, tmp_path):
+    processes = list(two(toy, TOGETHER, tmp_path, 20_000, 5))
     until_saved(tmp_path, 10, processes)
-    processes[victim].kill()
+    first, survivor = processes
+    first.kill()
     died = time.monotonic()
-    survivor = processes[1 - victim]
     _, heard = survivor.communicate(timeout=60)
     # Heartbeats are missed after 10 s in this program.
     assert time.monotonic() - died < 40
     assert survivor.returncode != 0
     assert "another task died" in heard or "UNAVAILABLE" in heard
-    processes[victim].communicate()
+    first.communicate()
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         last = checkpoints.last_step
     assert last >= 10
     state = toy.train(tmp_path, steps=last + 2)
     assert int(state.step) == last + 2
     assert np.isfinite(state.parameters["second"]).all()
+
+
+ONE_FAILS = """
+from bdgf_jax.errors import InputError
+from bdgf_jax.training import distributed
+
+distributed.join_processes()
+with distributed.failing_together():
+    with distributed.first_only("save") as does:
+        if does:
+            raise InputError("the disk is full")
+"""
+
+
+@pytest.mark.slow
+def test_where_one_process_meets_an_error_the_other_does_not_wait_for_it(toy):
+    began = time.monotonic()
+    first, second = two(toy, "-c", ONE_FAILS)
+    assert first.communicate(timeout=60)[1].endswith("Process 0 of 2: the disk is full\n")
+    assert first.returncode == 2
+    second.communicate(timeout=60)
+    assert second.returncode not in (0, None)
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.slow

@@ -66,12 +66,11 @@ def assert_alike(one, another):
             np.testing.assert_allclose(arrays[name], others[name], **TOLERANCE, err_msg=f"{stage}: {name}")
 
 
-@pytest.mark.parametrize(("devices", "placement"), [(2, "replicated"), (8, "sharded")])
-def test_devices_make_no_difference(alone, tmp_path, monkeypatch, devices, placement):
-    assert_alike(alone, train(tmp_path, devices, placement, monkeypatch))
+# The toy of test_loop.py is trained on 2 and 4, too.
+def test_eight_devices_that_share_the_parameters_make_no_difference(alone, tmp_path, monkeypatch):
+    assert_alike(alone, train(tmp_path, 8, "sharded", monkeypatch))
 
 
-# Of two devices each: the four that are not tried above.
 def test_two_processes_make_no_difference(alone, toy, tmp_path):
     together = {
         "PYTHONPATH": str(Path(bdgf_jax.__file__).parents[1]),

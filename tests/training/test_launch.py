@@ -53,15 +53,6 @@ def finished_together(done, workdir, steps):
 
 
 @pytest.mark.slow
-def test_one_node(environment, toy, tmp_path):
-    environment |= {"PROCESSES": "2", "MASTER_PORT": str(toy.free_port())}
-    command = [LAUNCH / "one_node.sh", *TOGETHER, tmp_path / "run", "6", "3"]
-    finished_together(
-        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120), tmp_path / "run", 6
-    )
-
-
-@pytest.mark.slow
 def test_sigterm_to_the_launcher_of_one_node_stops_all_processes_saved(environment, toy, tmp_path):
     environment |= {"PROCESSES": "2", "MASTER_PORT": str(toy.free_port())}
     command = [LAUNCH / "one_node.sh", *TOGETHER, tmp_path / "run", "20000", "50"]
