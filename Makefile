@@ -11,7 +11,7 @@ NEWEST := $(shell for python in python3.13 python3.12 $${PYENV_ROOT:-$$HOME/.pye
 	$$python -c '' 2>/dev/null && echo $$python && break; done)
 SOURCES := setup.py constraints.txt kernels/setup.py $(shell find bdgf_jax configs kernels/bdgf_kernels -name '*.py' -o -name '*.j2' -o -name '*.css' -o -name '*.js' -o -name '*.json')
 
-.PHONY: demo test suite fast lint install compilers clean
+.PHONY: demo test suite fast lint soak install compilers clean
 
 demo: install
 	$(BIN)/bdgf run --config demo --workdir runs/demo
@@ -28,6 +28,11 @@ suite: install compilers
 
 fast: install compilers
 	PYTHONPATH=$(COMPILERS) $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+# Training killed at random moments, and compared with training left alone.
+KILLS ?= 50
+soak: install
+	$(BIN)/python experiments/soak.py --kills $(KILLS)
 
 lint: install
 	$(BIN)/ruff check .

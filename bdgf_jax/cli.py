@@ -5,12 +5,17 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
 from bdgf_jax import configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from bdgf_jax.run import Run
 
 COMMANDS = {
     "run": "the whole road: pre-train, features, train, predict, evaluate, report",
@@ -20,6 +25,8 @@ COMMANDS = {
     "train": "train the three guided branches",
     "predict": "write the land-cover map and its confidence as GeoTIFF",
     "evaluate": "score the map on the test pixels and write the report",
+    "export": "write the trained model into one folder, for `bdgf predict --model` on other scenes",
+    "checkpoints": "list the checkpoints of a run, with step, metric and state of health",
 }
 
 EPILOGUE = """\
@@ -39,10 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, highlight=False)
     try:
+        if options.command == "checkpoints":
+            checkpoints(options.folder)
+            return 0
         config = configuration.load(options.config, overrides)
         name = options.config.partition(":")[0]
         workdir = options.workdir or pathlib.Path("runs") / pathlib.Path(name).stem
-        command(options, config, workdir)
+        if options.command == "inspect":
+            inspect(config, workdir)
+        else:
+            walk(options, config, workdir)
     except InputError as error:
         console.print(f"[bold red]bdgf {options.command}:[/] ", end="")
         console.print(str(error), markup=False, soft_wrap=True)
@@ -69,7 +82,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name, purpose in COMMANDS.items():
         added = commands.add_parser(
             name,
-            parents=[shared],
+            parents=[] if name == "checkpoints" else [shared],
             help=purpose,
             description=purpose[0].upper() + purpose[1:] + ".",
             epilog=EPILOGUE.format(configs=", ".join(configuration.config_names())),
@@ -77,6 +90,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         )
         if name == "evaluate":
             added.add_argument("--map", type=pathlib.Path, metavar="FILE", help="another map than the run's map.tif")
+        if name == "predict":
+            added.add_argument("--model", type=pathlib.Path, metavar="DIR", help="a trained model for another scene")
+        if name == "export":
+            added.add_argument("--out", type=pathlib.Path, metavar="DIR", required=True, help="the model's new folder")
+        if name == "checkpoints":
+            added.add_argument("folder", type=pathlib.Path, metavar="DIR", help="the workdir of a run")
+        elif name != "inspect":
+            added.add_argument("--force", action="store_true", help="go on with a run of another configuration")
     options, rest = parser.parse_known_args(arguments)
     if stray := [argument for argument in rest if not argument.startswith("--config.")]:
         parser.error(f"{stray[0]}: not understood. Overrides look like --config.train.steps=200.")
@@ -94,35 +115,67 @@ class Version(argparse.Action):
         parser.exit()
 
 
+def walk(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
+    """Walks the stretches of the road that were asked for; SIGTERM ends it with status 0 and a word."""
+    from bdgf_jax.caching import use_compilation_cache
+    from bdgf_jax.training.distributed import failing_together, join_processes
+    from bdgf_jax.training.preemption import heeding_preemption
+
+    join_processes()
+    use_compilation_cache()
+    farewell = f"bdgf {options.command} was asked to stop (SIGTERM). The same command continues from what is saved."
+    with heeding_preemption(farewell), failing_together():
+        command(options, config, workdir)
+
+
 def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
     """Does what was asked, and what has to come before it."""
-    if options.command == "inspect":
-        inspect(config, workdir)
-        return
     from bdgf_jax import mapping
-    from bdgf_jax.caching import use_compilation_cache
     from bdgf_jax.run import open_run
+    from bdgf_jax.training.distributed import first_before_others, first_only
 
-    use_compilation_cache()
-    run = open_run(config, workdir)
-    predict_seconds = None
+    model = getattr(options, "model", None)
+    with first_before_others("open"):
+        if model:
+            from bdgf_jax.model import open_model
+
+            run = open_model(model, config, workdir, force=options.force)
+        else:
+            run = open_run(config, workdir, force=options.force)
     trains = options.command in ("run", "pretrain", "features", "train")
     if trains and config.features.source == "ddpm":
         from bdgf_jax.fitting import pretrain
 
         pretrain(run)
+    guidance = ()
     if options.command in ("run", "features", "train", "predict"):
-        guidance = mapping.features(run)
+        with first_before_others("features"):
+            guidance = mapping.features(run)
         if options.command in ("run", "train"):
             from bdgf_jax.fitting import train
 
             train(run, guidance)
-        if options.command in ("run", "predict"):
-            began = time.monotonic()
-            predictions = mapping.predict(run, guidance)
-            mapping.write_maps(run, predictions, with_probabilities=config.predict.probabilities)
-            predict_seconds = time.monotonic() - began
-            print(f"Map: {workdir / mapping.MAP}")
+    with first_only("map and report") as does:
+        if does:
+            show(options, run, guidance)
+
+
+def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ...]) -> None:
+    """Predicts the map, scores and reports it, as far as was asked."""
+    from bdgf_jax import mapping
+
+    predict_seconds = None
+    if options.command == "export":
+        from bdgf_jax.model import export_model
+
+        export_model(run, options.out)
+        print(f"Model: {options.out}")
+    if options.command in ("run", "predict"):
+        began = time.monotonic()
+        predictions = mapping.predict(run, guidance)
+        mapping.write_maps(run, predictions, with_probabilities=run.config.predict.probabilities)
+        predict_seconds = time.monotonic() - began
+        print(f"Map: {run.workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):
         map_file = getattr(options, "map", None)
         metrics = mapping.evaluate(run, map_file, predict_seconds)
@@ -135,7 +188,7 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
         )
         if test := metrics["against_own_map"]:
             print(
-                f"Against {workdir / mapping.MAP}: {test['only_first']} test pixels are right only here,"
+                f"Against {run.workdir / mapping.MAP}: {test['only_first']} test pixels are right only here,"
                 f" {test['only_second']} only there, p = {test['p']:.2g} (McNemar)"
             )
         print(f"Report: {report}")
@@ -164,6 +217,21 @@ def inspect(config: Config, workdir: pathlib.Path) -> None:
     draw_scene(scene, workdir / "scene.png")
     print(f"Picture: {workdir / 'scene.png'}")
     refuse_errors(findings)
+
+
+def checkpoints(folder: pathlib.Path) -> None:
+    """Prints what checkpoints a run, or one stage of it, has left."""
+    from bdgf_jax.training.listing import list_checkpoints
+
+    found = sorted(folder.glob("*/checkpoints")) or [path for path in [folder / "checkpoints"] if path.is_dir()]
+    if not found:
+        raise InputError(f"{folder} holds no checkpoints: name the --workdir of a run.")
+    print(f"{'stage':<10} {'step':>8} {'metric':>8} {'MB':>8}  health")
+    for path in found:
+        for entry in list_checkpoints(path):
+            metric = "-" if entry.score is None else f"{entry.score:.4f}"
+            health = ", ".join((entry.health, *entry.roles))
+            print(f"{path.parent.name:<10} {entry.name:>8} {metric:>8} {entry.megabytes:>8.1f}  {health}")
 
 
 if __name__ == "__main__":

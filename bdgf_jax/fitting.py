@@ -56,6 +56,7 @@ def pretrain(run: Run) -> nnx.State:
         workdir=run.workdir / "pretrain",
         title="Pre-training",
         mesh=make_mesh(config.mesh.to_dict()),
+        placement=config.placement,
     )
     return state.ema
 
@@ -95,6 +96,7 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
         evaluate=watch(run, graph, data, masks) if masks else None,
         best="validation/aa" if run.watched else None,
         mesh=make_mesh(config.mesh.to_dict()),
+        placement=config.placement,
     )
     return state.ema
 

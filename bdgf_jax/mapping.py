@@ -45,6 +45,7 @@ from bdgf_jax.scenes.statistics import invert_band_transform
 from bdgf_jax.training.checkpoints import load_parameters
 
 MAP, CONFIDENCE, UNCERTAINTY = "map.tif", "confidence.tif", "uncertainty.tif"
+FEATURE_STATISTICS = "features/statistics.npz"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
 
 
@@ -81,14 +82,16 @@ def features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
         files = [folder / f"level_{level}.npy" for level in config.levels]
         return tuple(np.load(file).view(ml_dtypes.bfloat16) for file in files)
 
+    # A kill among the writes below must not leave new maps under an old fingerprint.
+    (folder / "features.json").unlink(missing_ok=True)
     began = time.monotonic()
     levels = raw_features(run, graph, parameters)
-    statistics = fit_feature_statistics(levels, run.scene.valid)
+    statistics = load_feature_statistics(run) if run.model else fit_feature_statistics(levels, run.scene.valid)
     levels = standardise_features(levels, statistics)
     folder.mkdir(parents=True, exist_ok=True)
     for index, level in zip(config.levels, levels):
         np.save(folder / f"level_{index}.npy", level)
-    _save_statistics(folder / "statistics.npz", config.levels, statistics)
+    _save_statistics(run.workdir / FEATURE_STATISTICS, config.levels, statistics)
     write_json(folder / "features.json", {"fingerprint": fingerprint, "seconds": time.monotonic() - began})
     return levels
 
@@ -129,6 +132,16 @@ def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx
     return nnx.split(nnx.jit(create)())
 
 
+def trained_classifier(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
+    """The classifier as it was trained: the best one where that is known, else the last.
+
+    Raises:
+      InputError: the classifier is not trained yet.
+    """
+    graph, fresh = build(run, guidance)
+    return graph, _load(run, "train", fresh, "best" if run.watched or run.model else "last")
+
+
 def classifier_function(run: Run, graph: nnx.GraphDef, branches: Sequence[str] | None = None) -> Callable:
     """(parameters, data, centres) -> class probabilities by branch, of the direct head and of all together, jitted.
 
@@ -161,8 +174,7 @@ def predict(
     Raises:
       InputError: the classifier is not trained yet.
     """
-    graph, fresh = build(run, guidance)
-    parameters = _load(run, "train", fresh, "best" if run.watched else "last")
+    graph, parameters = trained_classifier(run, guidance)
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
     classify = classifier_function(run, graph, tuple(run.config.predict.branches) or None)
     wanted = run.scene.valid if where is None else where
@@ -309,7 +321,7 @@ def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def _load(run: Run, stretch: str, fresh: nnx.State, which: Literal["last", "best"]) -> nnx.State:
-    folder = run.workdir / stretch / "checkpoints"
+    folder = run.weights / stretch / "checkpoints"
     if not folder.is_dir():
         raise InputError(
             f"{folder}: nothing was trained yet. `bdgf {stretch}` with the same --config and --workdir does."
@@ -322,6 +334,21 @@ def _fingerprint(settings: str, *trees) -> str:
     for leaf in jax.tree.leaves(trees):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+def load_feature_statistics(run: Run) -> FeatureStatistics:
+    """The statistics that the features of the run's model were standardised by.
+
+    Raises:
+      InputError: they are not there.
+    """
+    path = run.weights / FEATURE_STATISTICS
+    if not path.is_file():
+        raise InputError(f"{path}: not there; `bdgf features` with the config and workdir of the model makes it.")
+    levels = run.config.features.levels
+    with np.load(path, allow_pickle=False) as arrays:
+        of_levels = lambda name: tuple(arrays[f"{name}_{level}"] for level in levels)
+        return FeatureStatistics(of_levels("mean"), of_levels("deviation"))
 
 
 def _save_statistics(path: pathlib.Path, levels: Sequence[int], statistics: FeatureStatistics) -> None:

@@ -15,6 +15,7 @@ from bdgf_jax.scenes.inspection import inspect_scene, refuse_errors
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.scene import Finding, Modality, Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
+from bdgf_jax.training.distributed import is_first
 from bdgf_jax.versions import versions
 
 # A run that was started with other values of these cannot be continued; the other sections only shape what is shown.
@@ -30,6 +31,12 @@ class Run:
     scene: Scene
     transforms: dict[str, BandTransform]
     images: dict[str, Float[ndarray, "h w _"]]
+    model: pathlib.Path | None = None
+
+    @property
+    def weights(self) -> pathlib.Path:
+        """The folder that the checkpoints lie in: the run's own, or that of the model which another run has left."""
+        return self.model or self.workdir
 
     @property
     def channels(self) -> dict[str, int]:
@@ -47,27 +54,39 @@ class Run:
         return bool(self.config.train.evaluate_every and self.scene.masks["validation"].any())
 
 
-def open_run(config: Config, workdir: pathlib.Path, scene: Scene | None = None) -> Run:
+def open_run(
+    config: Config,
+    workdir: pathlib.Path,
+    scene: Scene | None = None,
+    *,
+    force: bool = False,
+    transforms: dict[str, BandTransform] | None = None,
+    model: pathlib.Path | None = None,
+) -> Run:
     """Checks that the workdir can be used by this config, reads the scene, and notes both in the workdir.
 
     Args:
       config: the resolved configuration.
       workdir: made if it is not there.
       scene: given when it was read already.
+      force: go on with a run of another configuration, and say which fields that overrides.
+      transforms: of each modality, those of `model`; fitted on the scene by default.
+      model: the folder of the trained model that is used; the workdir by default.
 
     Raises:
       InputError: the workdir cannot be written or holds a run of another configuration; the scene cannot be used.
     """
-    _check_workdir(config, workdir)
+    _check_workdir(config, workdir, force=force)
     scene = load_scene(config.scene) if scene is None else scene
     findings = inspect_scene(scene, patch=config.classifier.patch)
     refuse_errors(findings)
-    transforms = _transforms(config, workdir, scene)
+    transforms = _transforms(config, workdir, scene) if transforms is None else transforms
     images = {name: _transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions()})
-    write_json(workdir / "scene.json", describe_scene(scene, transforms, findings))
-    return Run(config, workdir, scene, transforms, images)
+    if is_first():
+        write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions()})
+        write_json(workdir / "scene.json", describe_scene(scene, transforms, findings))
+    return Run(config, workdir, scene, transforms, images, model)
 
 
 def describe_scene(scene: Scene, transforms: dict[str, BandTransform], findings: list[Finding]) -> dict[str, Any]:
@@ -153,7 +172,7 @@ def check_writable(workdir: pathlib.Path) -> None:
         raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}).") from error
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
+def _check_workdir(config: Config, workdir: pathlib.Path, *, force: bool) -> None:
     check_writable(workdir)
     before = read_json(workdir / "config.json").get("config")
     if before is None:
@@ -161,7 +180,11 @@ def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
     after = json.loads(json.dumps(config.to_dict()))
     if changed := configuration.differences(before, after, TRAINING_SECTIONS):
         listed = "\n  ".join(changed)
+        if force:
+            print(f"--force: the run in {workdir} goes on with another configuration:\n  {listed}", flush=True)
+            return
         raise InputError(
             f"--workdir {workdir} holds a run of another configuration:\n  {listed}\n"
-            "Take these fields back to continue it, or start afresh in another --workdir."
+            "Take these fields back to continue it, start afresh in another --workdir, or go on regardless with"
+            " --force."
         )

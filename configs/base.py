@@ -171,6 +171,7 @@ def get_config(size: str = "") -> Any:
 
     # Devices: -1 takes what is left.
     config.mesh = ml_collections.ConfigDict({"data": -1, "model": 1})
+    config.placement = "replicated"  # of parameters and optimiser: replicated | sharded over all devices
     config.report = ml_collections.ConfigDict({"samples": 4, "sampling_steps": 50})
     return config
 

@@ -233,6 +233,26 @@ def test_a_workdir_that_cannot_be_written_is_said_before_the_work(tmp_path):
     assert "cannot be written" in done.stderr
 
 
+def test_sigterm_during_feature_computation_is_served_at_once(tmp_path):
+    slow = ["--config.features.source=untrained", "--config.features.draws=2000"]
+    arguments = ["features", "--config", "demo:tiny", "--workdir", str(tmp_path), *slow]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bdgf_jax.cli", *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    assert any("Features" in line for line in process.stderr)
+    process.terminate()
+    said, heard = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said == "bdgf features was asked to stop (SIGTERM). The same command continues from what is saved.\n"
+    assert "100 %" not in heard
+
+
 def test_help_teaches_with_examples():
     for arguments in (("--help",), ("run", "--help")):
         text = bdgf(*arguments).stdout

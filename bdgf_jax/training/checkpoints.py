@@ -191,6 +191,24 @@ def load_parameters(folder: Path, abstract: PyTree, which: Literal["last", "best
     return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in flat])
 
 
+def load_arrays(folder: Path) -> dict[str, jax.Array]:
+    """All arrays of the last checkpoint by name, such as "parameters/kernel", the optimiser's included.
+
+    Args:
+      folder: of the run's checkpoints.
+
+    Raises:
+      InputError: there is no checkpoint, or the last one is damaged.
+    """
+    steps = _steps(folder)
+    damage = find_damage(folder / str(steps[-1])) if steps else "there is none"
+    if damage:
+        raise InputError(f"{folder}: the last checkpoint cannot be used: {damage}.")
+    checkpoint = folder.absolute() / str(steps[-1])
+    ema, training = _parts({name: jax.ShapeDtypeStruct((), "float32") for name in read_manifest(checkpoint).arrays})
+    return _read(checkpoint / "ema", ema, None) | _read(checkpoint / "training", training, None)
+
+
 def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
 
@@ -255,8 +273,12 @@ def _read(item: Path, flat: Flat, sharding: Sharding | None) -> dict[str, jax.Ar
         return {}
     if sharding is None:
         kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in flat}
+        # Not by a checkpointer, which waits for all processes to read: one may read by itself.
+        arrays = ocp.PyTreeCheckpointHandler().restore(
+            item, args=ocp.args.PyTreeRestore(dict(flat), restore_args=kinds)
+        )
     else:
         kinds = {name: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape) for name, leaf in flat.items()}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        arrays = checkpointer.restore(item, args=ocp.args.PyTreeRestore(dict(flat), restore_args=kinds))
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(item, args=ocp.args.PyTreeRestore(dict(flat), restore_args=kinds))
     return {name: jnp.asarray(array) for name, array in arrays.items()}

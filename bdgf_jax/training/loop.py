@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import SupportsFloat
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
@@ -19,13 +21,15 @@ from bdgf_jax.training.indices import IndexStream
 from bdgf_jax.training.log import RunLog
 from bdgf_jax.training.mesh import DATA, check_batch_size, make_mesh, put_batch, put_replicated, replicated
 from bdgf_jax.training.optimiser import make_optimiser
-from bdgf_jax.training.preemption import noticing_preemption
+from bdgf_jax.training.placement import Placement
+from bdgf_jax.training.preemption import heeding_preemption
 from bdgf_jax.training.state import TrainState, initial_state
 from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step
-from bdgf_jax.training.vector import to_vector
 
 # Steps that are handed to the device before the oldest is waited for: it never idles, and memory stays bounded.
 IN_FLIGHT = 8
+
+CONTINUES = "The same command continues from there."
 
 Objective = Callable[
     [PyTree, PyTree, PyTree, Int[Array, "b 2"], Array, Int[Array, ""]],
@@ -44,6 +48,7 @@ def fit(
     workdir: Path,
     title: str,
     mesh: Mesh | None = None,
+    placement: str = "replicated",
     evaluate: Callable[[PyTree], Mapping[str, SupportsFloat]] | None = None,
     best: str | None = None,
 ) -> TrainState:
@@ -67,6 +72,7 @@ def fit(
       workdir: the run's folder.
       title: what the progress bar calls it.
       mesh: devices; all of them along `data` by default.
+      placement: of parameters and optimiser: "replicated" on every device or "sharded" among them all.
       evaluate: from the averaged parameters to figures by name, which are logged.
       best: the figure whose best (highest) checkpoint is kept and found again by `load_parameters(…, "best")`.
 
@@ -78,19 +84,26 @@ def fit(
     mesh = mesh or make_mesh({DATA: -1})
     check_batch_size(config.batch_size, mesh)
     stream = IndexStream(len(candidates), batch_size=config.batch_size, seed=config.seed)
-    optimiser = make_optimiser(config, parameters)
-    train_step = make_step(objective, optimiser, config)
-    begin = lambda parameters, carry: initial_state(parameters, carry, optimiser.init(to_vector(parameters)))
+    placed = Placement(parameters, mesh, placement)
+    optimiser = make_optimiser(config, placed.layout)
+    train_step = make_step(objective, optimiser, placed, config)
+    moments = lambda: optimiser.init(jnp.zeros(placed.layout.size))
+    begin = lambda parameters, carry: initial_state(parameters, carry, moments())
     speaks = jax.process_index() == 0
     asked_to_stop = False
+    nothing_lost = f"{title} was asked to stop (SIGTERM) before its first step; what was saved is whole.\n{CONTINUES}"
 
-    with Checkpoints(workdir / "checkpoints", keep=config.keep) as checkpoints, noticing_preemption() as preempted:
+    with (
+        heeding_preemption(nothing_lost) as preemption,
+        Checkpoints(workdir / "checkpoints", keep=config.keep) as checkpoints,
+    ):
         state = checkpoints.restore(jax.eval_shape(begin, parameters, carry), replicated(mesh))
         if state is None:
             state = put_replicated(begin(parameters, carry), mesh)
         start = int(state.step)
         if start >= config.steps:
             return state
+        state = placed.pack(state)
 
         # Only a key's data, not the key itself, can be put on the devices of several processes.
         data, key_data = put_replicated((data, jax.random.key_data(jax.random.key(config.seed))), mesh)
@@ -104,13 +117,14 @@ def fit(
                 centres = put_batch(candidates[stream[step - 1]], mesh)
                 with jax.transfer_guard("disallow"):
                     state, metrics = train_step(state, data, centres, key)
+                preemption.hold()
 
                 figures: dict[str, float] = {}
                 if evaluate is not None and _due(step, config.evaluate_every):
-                    figures |= {name: float(value) for name, value in evaluate(state.ema).items()}
+                    figures |= _evaluated(evaluate, placed.unpack(state).ema)
                 score = figures.get(best) if best else None
 
-                asked_to_stop = preempted(step)
+                asked_to_stop = preemption.asked()
                 saves = asked_to_stop or step == config.steps or _due(step, config.checkpoint_every)
                 saves |= score is not None and checkpoints.is_best(score)
 
@@ -119,7 +133,7 @@ def fit(
                 while in_flight and (saves or len(in_flight) > IN_FLIGHT):
                     reached, metrics, figures, logs = in_flight.popleft()
                     if jax.device_get(metrics["skipped_in_a_row"]) >= SKIPPED_IN_A_ROW:
-                        _keep_last_good(checkpoints, state)
+                        _keep_last_good(checkpoints, placed.unpack(state))
                         raise _diverged(title, reached, metrics, workdir)
                     figures |= _figures(metrics) if logs else {}
                     bar.advance(1, **{name: figures[name] for name in ("loss", best or "loss") if name in figures})
@@ -127,20 +141,32 @@ def fit(
                         log.write(reached, figures)
 
                 if saves:
-                    checkpoints.save(step, state, score)
+                    checkpoints.save(step, placed.unpack(state), score)
                 if asked_to_stop:
                     break
+        checkpoints.wait()
+        asked_to_stop = asked_to_stop or preemption.asked()
 
     if asked_to_stop:
         if speaks:
             print(f"{title} was asked to stop (SIGTERM) and is saved after step {int(state.step)} of {config.steps}.")
-            print("The same command continues from there.", flush=True)
+            print(CONTINUES, flush=True)
         raise SystemExit(0)
-    return state
+    return placed.unpack(state)
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _evaluated(evaluate: Callable, ema: PyTree) -> dict[str, float]:
+    """Each process evaluates on a device of its own; what the first finds counts, so that all save the same steps."""
+    local = jax.tree.map(lambda leaf: leaf.addressable_data(0), ema)
+    figures = {name: float(value) for name, value in evaluate(local).items()}
+    if jax.process_count() == 1:
+        return figures
+    values = multihost_utils.broadcast_one_to_all(np.array(list(figures.values()), np.float32))
+    return dict(zip(figures, map(float, values)))
 
 
 def _figures(metrics: Mapping) -> dict[str, float]:

@@ -1,9 +1,8 @@
 """AdamW behind gradient clipping, on a rate that warms up and dies away along a cosine."""
 
-import jax
-import numpy as np
 import optax
-from jaxtyping import PyTree
+
+from bdgf_jax.training.vector import Layout
 
 
 def learning_rate_schedule(config) -> optax.Schedule:
@@ -18,7 +17,7 @@ def learning_rate_schedule(config) -> optax.Schedule:
     return optax.join_schedules([rise, fall], [warmup])
 
 
-def make_optimiser(config, parameters: PyTree) -> optax.GradientTransformation:
+def make_optimiser(config, layout: Layout) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101) on gradients whose global norm is clipped, of all parameters as one vector.
 
     Weight decay pulls at matrices and kernels only: biases and the scales of norms have fewer than two axes.
@@ -26,9 +25,9 @@ def make_optimiser(config, parameters: PyTree) -> optax.GradientTransformation:
     Args:
       config: `learning_rate`, `warmup` and `steps`, see `learning_rate_schedule`; `weight_decay`; `clip`, the largest
         global norm.
-      parameters: arrays or `jax.ShapeDtypeStruct`s; `to_vector` of such a tree is what the optimiser works on.
+      layout: of the vector that the optimiser works on.
     """
-    decays = np.concatenate([np.full(leaf.size, leaf.ndim >= 2) for leaf in jax.tree.leaves(parameters)])
+    decays = layout.matrices
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.scale_by_adam(),

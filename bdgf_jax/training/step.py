@@ -8,14 +8,14 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from bdgf_jax.training.optimiser import learning_rate_schedule
+from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.state import TrainState
-from bdgf_jax.training.vector import from_vector, to_vector
 
 # After so many steps in a row whose loss or gradients are not finite, nothing changes any more.
 SKIPPED_IN_A_ROW = 10
 
 
-def make_step(objective: Callable, optimiser: optax.GradientTransformation, config) -> Callable:
+def make_step(objective: Callable, optimiser: optax.GradientTransformation, placement: Placement, config) -> Callable:
     """(state, data, centres, key) -> (state, metrics), compiled; the given state's memory becomes the new state's.
 
     With g the gradient at the step's key fold_in(key, step), and u the optimiser's update,
@@ -34,29 +34,32 @@ def make_step(objective: Callable, optimiser: optax.GradientTransformation, conf
 
     Args:
       objective: (parameters, carry, data, centres, key, step) -> (loss, (terms, carry)), pure.
-      optimiser: of the parameters as one vector (`to_vector`); its state is part of the train state.
+      optimiser: of the parameters as one vector; its state is part of the train state.
+      placement: which has packed the state.
       config: `ema`, and what the learning rate follows from.
     """
     schedule = learning_rate_schedule(config)
 
     def step(state: TrainState, data: PyTree, centres: Array, key: Array) -> tuple[TrainState, dict]:
+        before, average = state.parameters, state.ema
         (loss, (terms, carry)), gradients = jax.value_and_grad(objective, has_aux=True)(
-            state.parameters, state.carry, data, centres, jax.random.fold_in(key, state.step), state.step
+            placement.gather(before), state.carry, data, centres, jax.random.fold_in(key, state.step), state.step
         )
-        gradient, before, average = to_vector(gradients), to_vector(state.parameters), to_vector(state.ema)
+        gradient = placement.share(gradients)
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes step counts with floats
             update, moments = optimiser.update(gradient, state.optimiser, before)
             learning_rate = schedule(state.step)
-        after = before + to_vector(update)
+        after = before + update
         done = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.ema, (1.0 + done) / (10.0 + done))
 
         taken = jnp.isfinite(loss) & jnp.isfinite(gradient).all() & (state.skipped_in_a_row < SKIPPED_IN_A_ROW)
         count = jnp.where(taken, 0, 1)
+        kept = lambda new, old: placement.spread(placement.layout.rounded(jnp.where(taken, new, old)))
         new = TrainState(
             step=state.step + 1,
-            parameters=from_vector(jnp.where(taken, after, before), state.parameters),
-            ema=from_vector(jnp.where(taken, average + (1.0 - decay) * (after - average), average), state.ema),
+            parameters=kept(after, before),
+            ema=kept(average + (1.0 - decay) * (after - average), average),
             optimiser=_where(taken, moments, state.optimiser),
             carry=_where(taken, carry, state.carry),
             skipped=state.skipped + count,

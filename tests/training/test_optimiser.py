@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from bdgf_jax.training.optimiser import learning_rate_schedule, make_optimiser
-from bdgf_jax.training.vector import from_vector, to_vector
+from bdgf_jax.training.vector import Layout
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +41,11 @@ def test_no_warm_up_starts_at_the_full_rate():
 
 def test_decay_pulls_at_matrices_and_leaves_biases_and_scales_alone():
     parameters = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "scale": jnp.ones(())}
-    optimiser = make_optimiser(settings(weight_decay=0.5, warmup=0), parameters)
-    vector = to_vector(parameters)
+    layout = Layout(parameters, multiple=4)
+    optimiser = make_optimiser(settings(weight_decay=0.5, warmup=0), layout)
+    vector = layout.to_vector(parameters)
     update, _ = optimiser.update(jnp.zeros_like(vector), optimiser.init(vector), vector)
-    new = from_vector(vector + update, parameters)
+    new = layout.to_tree(vector + update)
     np.testing.assert_allclose(new["kernel"], 1.0 - 0.1 * 0.5, rtol=1e-6)
     np.testing.assert_array_equal(new["bias"], 1.0)
     np.testing.assert_array_equal(new["scale"], 1.0)
@@ -52,8 +53,8 @@ def test_decay_pulls_at_matrices_and_leaves_biases_and_scales_alone():
 
 def test_a_gradient_beyond_the_clip_counts_as_one_at_the_clip():
     parameters = {"kernel": jnp.ones((2, 2))}
-    optimiser = make_optimiser(settings(clip=0.1), parameters)
-    vector = to_vector(parameters)
+    layout = Layout(parameters)
+    optimiser, vector = make_optimiser(settings(clip=0.1), layout), layout.to_vector(parameters)
     moments = lambda scale: optimiser.update(jnp.full(4, 3.0 * scale), optimiser.init(vector), vector)[1]
     np.testing.assert_allclose(optax.tree.get(moments(1.0), "mu"), optax.tree.get(moments(100.0), "mu"), rtol=1e-5)
     np.testing.assert_allclose(optax.tree.get(moments(1.0), "mu"), 0.1 * 0.1 / 2, rtol=1e-5)
@@ -71,12 +72,13 @@ def test_on_one_vector_it_does_as_adamw_does_leaf_by_leaf():
         optax.clip_by_global_norm(config.clip),
         optax.adamw(learning_rate_schedule(config), weight_decay=0.5, mask={"kernel": True, "bias": False}),
     )
-    optimiser, vector = make_optimiser(config, parameters), to_vector(parameters)
+    layout = Layout(parameters)
+    optimiser, vector = make_optimiser(config, layout), layout.to_vector(parameters)
     state, expected_state = optimiser.init(vector), reference.init(parameters)
     for _ in range(5):
         gradients = drawn()
-        update, state = optimiser.update(to_vector(gradients), state, vector)
+        update, state = optimiser.update(layout.to_vector(gradients), state, vector)
         vector = vector + update
         updates, expected_state = reference.update(gradients, expected_state, parameters)
         parameters = optax.apply_updates(parameters, updates)
-    np.testing.assert_allclose(vector, to_vector(parameters), rtol=1e-5)
+    np.testing.assert_allclose(vector, layout.to_vector(parameters), rtol=1e-5)

@@ -1,6 +1,10 @@
 """A regression of two layers that trains in a blink. As a program it trains in the folder that it is given."""
 
+import os
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -8,6 +12,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+import bdgf_jax
+from bdgf_jax.training import checkpoints
 from bdgf_jax.training.loop import fit
 
 
@@ -31,7 +37,17 @@ def parameters():
     return {"first": jnp.asarray(first, jnp.float32), "bias": jnp.zeros(8), "second": jnp.asarray(second, jnp.float32)}
 
 
-def train(workdir, *, objective=objective, parameters=parameters, mesh=None, evaluate=None, best=None, **changes):
+def train(
+    workdir,
+    *,
+    objective=objective,
+    parameters=parameters,
+    mesh=None,
+    evaluate=None,
+    best=None,
+    placement="replicated",
+    **changes,
+):
     rows, columns = np.meshgrid(np.arange(8), np.arange(8), indexing="ij")
     return fit(
         objective,
@@ -43,10 +59,52 @@ def train(workdir, *, objective=objective, parameters=parameters, mesh=None, eva
         workdir=Path(workdir),
         title="Training",
         mesh=mesh,
+        placement=placement,
         evaluate=evaluate,
         best=best,
     )
 
 
+def slowly_compiled(*arguments):
+    """The objective, in a program that XLA chews on for a while."""
+    loss, more = objective(*arguments)
+    sum_of_many = loss
+    for count in range(60):
+        sum_of_many = jnp.linalg.norm(jnp.outer(sum_of_many + jnp.arange(3.0 + count), jnp.arange(2.0)))
+    return loss + 0.0 * sum_of_many, more
+
+
+def slowly_saved(write=checkpoints.write_manifest):
+    def write_manifest(*arguments):
+        write(*arguments)
+        time.sleep(1.0)
+
+    checkpoints.write_manifest = write_manifest
+
+
+def program(*arguments):
+    """What `subprocess.Popen` takes to run this file: workdir, steps, checkpoint_every and what is slow."""
+    environment = os.environ | {"PYTHONPATH": str(Path(bdgf_jax.__file__).parents[1])}
+    args = [sys.executable, __file__, *map(str, arguments)]
+    return {
+        "args": args,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
+
+
+def free_port():
+    """One that nothing on this machine listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 if __name__ == "__main__":
-    train(sys.argv[1], steps=int(sys.argv[2]), checkpoint_every=int(sys.argv[3]))
+    workdir, steps, checkpoint_every, *slow = sys.argv[1:]
+    if slow == ["save"]:
+        slowly_saved()
+    chosen = slowly_compiled if slow == ["compile"] else objective
+    train(workdir, objective=chosen, steps=int(steps), checkpoint_every=int(checkpoint_every))
