@@ -274,9 +274,8 @@ def _read(item: Path, flat: Flat, sharding: Sharding | None) -> dict[str, jax.Ar
     if sharding is None:
         kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in flat}
         # Not by a checkpointer, which waits for all processes to read: one may read by itself.
-        arrays = ocp.PyTreeCheckpointHandler().restore(
-            item, args=ocp.args.PyTreeRestore(dict(flat), restore_args=kinds)
-        )
+        handler, arguments = ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeRestore(dict(flat), restore_args=kinds)
+        arrays = handler.restore(item, args=arguments)  # pyright: ignore[reportArgumentType]
     else:
         kinds = {name: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape) for name, leaf in flat.items()}
         with ocp.PyTreeCheckpointer() as checkpointer:
