@@ -1,0 +1,227 @@
+"""What each part of the method is worth: one part changed at a time, on the same splits, pixels and pre-trained DDPM.
+
+    python experiments/ablation.py --config sentinel_lulc --config.scene.folder=DIR --seeds 5 --out FILE.json
+
+A variant is the default with a few fields changed (`VARIANTS`). `paper` switches on what the paper's abstract names and
+switches off what is ours. Every variant trains on the same pixels of a seed's split and is scored on the same others;
+McNemar's test compares its maps with the default's, on the test pixels of all seeds together. The DDPM is pre-trained
+once, with the default. What FILE.json holds is not run again, so that the command may be stopped and given anew, with
+more seeds or variants. `--quick` runs two variants of the tiny configuration.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
+
+from bdgf_jax import configuration, mapping
+from bdgf_jax.caching import use_compilation_cache
+from bdgf_jax.configuration import Config
+from bdgf_jax.errors import InputError
+from bdgf_jax.evaluation.metrics import confusion_matrix, scores
+from bdgf_jax.evaluation.significance import mcnemar
+from bdgf_jax.fitting import pretrain, train
+from bdgf_jax.run import open_run, read_json, write_json
+from experiments.real_scenes import FIGURES, configured
+
+PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
+OURS_OFF = {"classifier__direct_ridge": 0.0, "train__jitter": 0.0, "features__draws": 1, "classifier__patch": 11}
+
+# Name of the part -> name of the variant -> fields that differ from the default's.
+VARIANTS: dict[str, dict[str, dict]] = {
+    "presets": {"default": {}, "paper": OURS_OFF | {"features__levels": (0, 1, 2), "classifier__directions": "four"}},
+    "diffusion features": {
+        "no features": {"features__source": "none"},
+        "untrained U-Net": {"features__source": "untrained"},
+        "one draw of noise": {"features__draws": 1},
+        "coarsest level": {"features__levels": (0,)},
+        "middle level": {"features__levels": (1,)},
+        "all levels": {"features__levels": (0, 1, 2)},
+        "timestep 50": {"features__timesteps": (50,)},
+        "timestep 400": {"features__timesteps": (400,)},
+        "timesteps 50, 200, 400, 600": {"features__timesteps": (50, 200, 400, 600)},
+    },
+    "branches": {
+        "CNN": {"classifier__branches": ("cnn",)},
+        "Mamba": {"classifier__branches": ("mamba",)},
+        "transformer": {"classifier__branches": ("transformer",)},
+        "CNN, Mamba": {"classifier__branches": ("cnn", "mamba")},
+        "CNN, transformer": {"classifier__branches": ("cnn", "transformer")},
+        "Mamba, transformer": {"classifier__branches": ("mamba", "transformer")},
+        "no direct head": {"classifier__direct_ridge": 0.0},
+    },
+    "guidance": {
+        "all by concatenation": PLAIN,
+        "CNN by concatenation": {"classifier__guidance__cnn": "concatenation"},
+        "Mamba by concatenation": {"classifier__guidance__mamba": "concatenation"},
+        "Mamba by channel cross-attention": {"classifier__guidance__mamba": "channel_cross_attention"},
+        "transformer by concatenation": {"classifier__guidance__transformer": "concatenation"},
+    },
+    "mutual learning": {
+        "none": {"classifier__mutual__entropy": 0.0, "classifier__mutual__similarity": 0.0},
+        "entropy only": {"classifier__mutual__similarity": 0.0},
+        "similarity only": {"classifier__mutual__entropy": 0.0},
+        "relational similarity": {"classifier__mutual__kind": "relational"},
+    },
+    "scan": {"four directions": {"classifier__directions": "four"}, "square": {"classifier__convolution": "square"}},
+    "patches": {
+        "no jitter": {"train__jitter": 0.0},
+        "patch 11": {"classifier__patch": 11},
+        "stride 3": {"classifier__centre": 3, "predict__stride": 3},
+        "stride 5": {"classifier__centre": 5, "predict__stride": 5},
+    },
+}
+CHANGES = {name: changes for variants in VARIANTS.values() for name, changes in variants.items()}
+QUICK = ("default", "CNN")
+
+
+def main() -> int:
+    """Runs what is missing, prints the table and draws the figure; 2 where the user can put something right."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="NAME_OR_FILE")
+    parser.add_argument("--seeds", type=int, default=5, help="number of splits (5)")
+    parser.add_argument("--variants", help="names with semicolons between them (all)")
+    parser.add_argument("--quick", action="store_true", help="one seed and two variants of the tiny configuration")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.json")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/ablation"), metavar="DIR")
+    options, overrides = parser.parse_known_args()
+    use_compilation_cache()
+    try:
+        names = tuple(options.variants.split(";")) if options.variants else QUICK if options.quick else tuple(CHANGES)
+        if unknown := [name for name in names if name not in CHANGES]:
+            raise InputError(f"--variants: there is no {unknown[0]!r}; there are {'; '.join(CHANGES)}.")
+        config = configuration.load(f"{options.config}:tiny" if options.quick else options.config, overrides)
+        scene = pathlib.Path(config.scene.folder).name or config.scene.name
+        seeds = range(1 if options.quick else options.seeds)
+        record = ablate(config, scene, seeds, ("default", *names), options.workdir / scene, options.out)
+    except InputError as error:
+        print(f"ablation: {error}", file=sys.stderr)
+        return 2
+    print(table(record))
+    plot(record, options.out.with_suffix(".png"))
+    return 0
+
+
+def ablate(
+    config: Config, scene: str, seeds: range, variants: tuple[str, ...], workdir: pathlib.Path, out: pathlib.Path
+) -> dict:
+    """Scores every variant on every seed's split, written to `out` after each.
+
+    Args:
+      config: of the default; its split and training seeds are replaced.
+      scene: its name in the results.
+      seeds: of the splits.
+      variants: names in `CHANGES`, the default first.
+      workdir: of the runs; it keeps every map's test pixels, by which variants are compared.
+      out: results so far, and from now on.
+    """
+    results = read_json(out) or {"scenes": []}
+    record = next((record for record in results["scenes"] if record["scene"] == scene), None)
+    if record is None:
+        record = {"scene": scene, "variants": {}}
+        results["scenes"].append(record)
+    whole = open_run(config, workdir / "scene")
+    pretrain(whole)
+    for name in dict.fromkeys(variants):
+        kept = record["variants"].setdefault(name, {"seeds": [], **{figure: [] for figure in FIGURES}})
+        missing = [seed for seed in seeds if seed not in kept["seeds"]]
+        changed = configured(config, **CHANGES[name])
+        guidance = mapping.features(dataclasses.replace(whole, config=changed)) if missing else ()
+        for seed in missing:
+            began = time.monotonic()
+            split = configured(changed, scene__split__seed=seed, train__seed=seed)
+            run = open_run(split, workdir / slug(name) / f"seed_{seed}")
+            train(run, guidance)
+            test = run.scene.masks["test"]
+            predicted = mapping.predict(run, guidance, where=test)["fused"][test].argmax(-1).astype(np.int32)
+            np.savez(pixels_file(workdir, name, seed), reference=run.scene.labels[test], predicted=predicted)
+            figures = scores(confusion_matrix(run.scene.labels[test], predicted, len(run.scene.classes)))
+            kept["seeds"].append(seed)
+            for figure in FIGURES:
+                kept[figure].append(round(float(figures[figure]), 6))
+            print(
+                f"{scene} {name} seed {seed}: AA {figures['aa']:.1%}   ({time.monotonic() - began:.0f} s)", flush=True
+            )
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, results)
+        if name != "default":
+            kept["mcnemar"] = compared_with_default(workdir, name, kept["seeds"])
+    write_json(out, results)
+    return record
+
+
+def compared_with_default(workdir: pathlib.Path, name: str, seeds: list[int]) -> dict:
+    """McNemar's test of a variant's maps (first) against the default's (second), over the test pixels of all seeds."""
+    maps = [[np.load(pixels_file(workdir, which, seed)) for seed in seeds] for which in (name, "default")]
+    reference = np.concatenate([pixels["reference"] for pixels in maps[0]]).astype(np.int32)
+    return mcnemar(reference, *(np.concatenate([pixels["predicted"] for pixels in each]) for each in maps))
+
+
+def pixels_file(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+    """Where the classes of the test pixels lie, on the ground and on the map."""
+    return workdir / slug(name) / f"seed_{seed}" / "test_pixels.npz"
+
+
+def slug(name: str) -> str:
+    """The variant's name as a folder's."""
+    return name.lower().replace(",", "").replace(" ", "_")
+
+
+def table(record: dict) -> str:
+    """Mean ± standard deviation in per cent by part, and the mean difference from the default over the same seeds."""
+    lines = [
+        f"| {record['scene']} | OA | AA | κ | AA against default | pixels won, lost, McNemar's p |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for part, names in VARIANTS.items():
+        present = [name for name in names if name in record["variants"]]
+        lines += [f"| **{part}** |  |  |  |  |  |"] if present else []
+        for name in present:
+            kept = record["variants"][name]
+            cells = [f"{100 * np.mean(kept[f]):.1f} ± {100 * deviation(kept[f]):.1f}" for f in FIGURES]
+            difference = differences(record, name)
+            cells.append(f"{difference.mean():+.1f} ± {deviation(difference):.1f}" if name != "default" else "")
+            test = kept.get("mcnemar")
+            cells.append(f"{test['only_first']}, {test['only_second']}, {test['p']:.2g}" if test else "")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def differences(record: dict, name: str) -> np.ndarray:
+    """AA of a variant less that of the default, a number a seed, in points."""
+    variant, default = record["variants"][name], record["variants"]["default"]
+    at = [default["seeds"].index(seed) for seed in variant["seeds"]]
+    return 100.0 * (np.array(variant["aa"]) - np.array(default["aa"])[at])
+
+
+def deviation(values) -> float:
+    """Standard deviation of a sample, 0 of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def plot(record: dict, path: pathlib.Path) -> None:
+    """A row a variant: the difference in AA on each seed, and its mean."""
+    names = [name for name in CHANGES if name in record["variants"] and name != "default"]
+    figure, axes = plt.subplots(figsize=(7.0, 0.9 + 0.26 * len(names)), layout="constrained")
+    for row, name in enumerate(names):
+        points = differences(record, name)
+        axes.plot(points, np.full(len(points), row), "o", color="#9aa7b5", markersize=4)
+        axes.plot(points.mean(), row, "D", color="#b3322c", markersize=5)
+    axes.axvline(0.0, color="#444444", linewidth=0.8)
+    axes.set(
+        yticks=range(len(names)), yticklabels=names, xlabel="AA against the default, points", title=record["scene"]
+    )
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=160)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""Where the time goes: both trainings, feature extraction and prediction, by stretch, by branch and by stride.
+
+    python experiments/throughput.py --config demo --out experiments/results/throughput.json
+
+Speed does not depend on what was learnt, so networks are taken as they are initialised. Every program is compiled anew,
+then timed several times; rows carry the median and the quartiles' distance. FLOPs are those that the compiler counts in
+the compiled program; it counts the body of a loop once, so that draws of noise are multiplied here, and the selective
+scan's chunks are not: FLOPs of the Mamba branch are a lower bound. The peak that fractions refer to
+is that of a float32 matrix product on the same devices, timed at the beginning and at the end. New rows are appended to
+the file, so that what a change was worth can be read off it; `--plot` draws the latest commit's.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
+
+from bdgf_jax import configuration, mapping
+from bdgf_jax.classifier.class_balance import class_weights
+from bdgf_jax.classifier.objective import classification_objective
+from bdgf_jax.diffusion.denoiser import build_denoiser
+from bdgf_jax.diffusion.features import noise_field, tile_activations
+from bdgf_jax.diffusion.masking import masking_rule
+from bdgf_jax.diffusion.objective import initial_carry, pretraining_objective
+from bdgf_jax.diffusion.schedule import noise_schedule
+from bdgf_jax.errors import InputError
+from bdgf_jax.evaluation.prediction import predict_scene
+from bdgf_jax.run import Run, open_run, read_json, write_json
+from bdgf_jax.scenes.patches import gather
+from bdgf_jax.training.mesh import make_mesh
+from bdgf_jax.training.optimiser import make_optimiser
+from bdgf_jax.training.placement import Placement
+from bdgf_jax.training.state import initial_state
+from bdgf_jax.training.step import make_step
+from experiments.real_scenes import configured
+
+ROOT = pathlib.Path(__file__).parent.parent
+STRIDES = (1, 3, 5)
+BLOCK = 96  # side of the block of pixels that is predicted
+
+
+def main() -> int:
+    """Times every stretch, appends the rows and prints them; 2 where the user can put something right."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="NAME_OR_FILE")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each program (7)")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.json")
+    parser.add_argument("--plot", type=pathlib.Path, metavar="FILE.png", help="draw the rows of this commit")
+    options, overrides = parser.parse_known_args()
+    try:
+        config = configuration.load(options.config, [*overrides, "--config.features.source=untrained"])
+        with tempfile.TemporaryDirectory() as folder:
+            jax.config.update("jax_compilation_cache_dir", folder)  # what is compiled to be counted is then timed
+            run = open_run(config, pathlib.Path(folder) / "run")
+            rows = measure(run, options.config, options.repeats)
+    except InputError as error:
+        print(f"throughput: {error}", file=sys.stderr)
+        return 2
+    rows = [*(read_json(options.out) or {"rows": []})["rows"], *rows]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, {"rows": rows})
+    here = [row for row in rows if row["commit"] == commit()]
+    print(table(here))
+    if options.plot:
+        plot(here, options.plot)
+    return 0
+
+
+def measure(run: Run, name: str, repeats: int) -> list[dict[str, Any]]:
+    """One row for each stretch and variant, all timed in this process."""
+    before = matmul_peak(repeats)
+    guidance = mapping.features(run)
+    rows = [pretraining(run, repeats), extraction(run, repeats)]
+    for stride in [stride for stride in STRIDES if stride <= run.config.classifier.patch]:
+        dense = dataclasses.replace(
+            run, config=configured(run.config, classifier__centre=stride, predict__stride=stride)
+        )
+        rows += [training(dense, guidance, repeats), *predictions(dense, guidance, repeats)]
+    rows += [whole_map(row, rows[1]) for row in rows if row["stretch"] == "predict"]
+    peak = max(before, matmul_peak(repeats))
+    device = f"{jax.devices()[0].device_kind or platform.processor()} x{jax.device_count()}"
+    shared = {"commit": commit(), "config": name, "device": device, "jax": jax.__version__, "matmul_peak": peak}
+    return [shared | row | {"fraction_of_matmul_peak": row.get("flops_per_second", 0.0) / peak} for row in rows]
+
+
+def matmul_peak(repeats: int, side: int = 2048) -> float:
+    """FLOPs a second of a float32 matrix product, the best of the timings."""
+    product = jax.jit(jnp.matmul)
+    a = jnp.ones((side, side), jnp.float32)
+    return 2.0 * side**3 / min(timings(lambda: product(a, a), repeats))
+
+
+def pretraining(run: Run, repeats: int) -> dict[str, Any]:
+    """A step of the DDPM's training."""
+    config = run.config
+    graph, parameters = build_denoiser(config.diffusion, run.channels, config.pretrain.seed)
+    rule = masking_rule(config.masking, len(run.channels), config.pretrain.batch_size)
+    objective = pretraining_objective(
+        graph,
+        noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
+        rule,
+        config.diffusion,
+        config.masking,
+        modalities=tuple(run.channels),
+        crop=config.pretrain.crop,
+        steps=config.pretrain.steps,
+        gather=gather,
+    )
+    data = {"images": run.images, "valid": run.valid}
+    carry = initial_carry(rule, len(run.channels))
+    row = training_step(objective, parameters, carry, data, np.argwhere(run.scene.valid), config.pretrain, repeats)
+    return {"stretch": "pretrain"} | row
+
+
+def training(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> dict[str, Any]:
+    """A step of the classifier's training at the config's stride."""
+    config, scene = run.config, run.scene
+    graph, parameters = mapping.build(run, guidance)
+    labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
+    data = {"images": run.images, "guidance": guidance, "labels": labels}
+    data |= {"class_weights": class_weights(labels, len(scene.classes))}
+    objective = classification_objective(graph, config.classifier, config.train, gather=gather)
+    row = training_step(objective, parameters, (), data, scene.centres("train"), config.train, repeats)
+    return {"stretch": "train", "stride": config.predict.stride, "branches": list(config.classifier.branches)} | row
+
+
+def training_step(objective, parameters, carry, data, candidates, config, repeats: int) -> dict[str, Any]:
+    """Compiles and times one step on resident inputs."""
+    placed = Placement(parameters, make_mesh({"data": -1}), "replicated")
+    optimiser = make_optimiser(config, placed.layout)
+    state = placed.pack(initial_state(parameters, carry, optimiser.init(jnp.zeros(placed.layout.size))))
+    data = jax.tree.map(jnp.asarray, data)
+    centres = jnp.asarray(candidates[np.arange(config.batch_size) % len(candidates)], jnp.int32)
+    key = jax.random.key(config.seed)
+    step, counted = compiled(make_step(objective, optimiser, placed, config), state, data, centres, key)
+
+    def once():
+        nonlocal state
+        state, metrics = step(state, data, centres, key)
+        return metrics
+
+    return spread(timings(once, repeats), config.batch_size, "samples", counted)
+
+
+def extraction(run: Run, repeats: int) -> dict[str, Any]:
+    """The diffusion features of one tile."""
+    config = run.config.features
+    graph, parameters = mapping.denoiser(run)
+    schedule = noise_schedule(run.config.diffusion.schedule, run.config.diffusion.timesteps)
+    activations = tile_activations(
+        graph, schedule, config.timesteps, levels=config.levels, tile=config.tile, margin=config.margin, gather=gather
+    )
+    images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
+    arrays = {"images": images, "valid": valid, "noise": noise_field(images, config.seed, config.draws)}
+    centre = jnp.array([config.tile // 2, config.tile // 2], jnp.int32)
+    program, counted = compiled(activations, parameters, arrays, centre)
+    counted["flops"] *= config.draws  # the loop over the draws is all of the program, and is counted once
+    seconds = timings(lambda: program(parameters, arrays, centre), repeats)
+    return {"stretch": "features"} | spread(seconds, config.tile**2, "pixels", counted)
+
+
+def predictions(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> Iterator[dict[str, Any]]:
+    """Class probabilities of a block of pixels at the config's stride, by each subset of the branches."""
+    graph, parameters = mapping.build(run, guidance)
+    data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
+    where = np.zeros(run.scene.shape, bool)
+    where[:BLOCK, :BLOCK] = True
+    batch = jnp.zeros((run.config.predict.batch_size, 2), jnp.int32)
+    names, stride = tuple(run.config.classifier.branches), run.config.predict.stride
+    for count in range(len(names), 0, -1):
+        for branches in itertools.combinations(names, count):
+            classify = mapping.classifier_function(run, graph, branches)
+            _, counted = compiled(classify, parameters, data, batch)
+            counted["flops"] *= where.sum() / (len(batch) * stride**2)
+            predict = partial(
+                predict_scene,
+                lambda centres, classify=classify: classify(parameters, data, centres),
+                run.scene.shape,
+                stride=stride,
+                batch_size=len(batch),
+                where=where,
+            )
+            row = spread(timings(predict, repeats), int(where.sum()), "pixels", counted)
+            yield {"stretch": "predict", "stride": stride, "branches": list(branches)} | row
+
+
+def whole_map(prediction: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
+    """Features and prediction together, from their times a pixel."""
+    seconds = sum(1.0 / row["pixels_per_second"] for row in (features, prediction))
+    flops = features["flops_per_pixel"] + prediction["flops_per_pixel"]
+    row = {key: prediction[key] for key in ("stride", "branches")}
+    return {"stretch": "map", **row, "pixels_per_second": 1.0 / seconds, "flops_per_pixel": flops} | {
+        "flops_per_second": flops / seconds,
+        "peak_bytes": max(features["peak_bytes"], prediction["peak_bytes"]),
+    }
+
+
+def compiled(function: Callable, *arguments) -> tuple[Callable, dict[str, float]]:
+    """The compiled program, and its seconds of compilation, FLOPs and bytes."""
+    began = time.perf_counter()
+    program = function.lower(*arguments).compile()
+    seconds = time.perf_counter() - began
+    memory = program.memory_analysis()
+    size = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return program, {"compile_seconds": seconds, "flops": program.cost_analysis()["flops"], "peak_bytes": size}
+
+
+def timings(function: Callable, repeats: int) -> list[float]:
+    """Seconds of each of the calls after the first."""
+    jax.block_until_ready(function())
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def spread(seconds: list[float], count: int, unit: str, counted: dict[str, float]) -> dict[str, Any]:
+    """Rates of a program that makes `count` samples or pixels in each of these times."""
+    low, median, high = np.percentile(seconds, [25, 50, 75])
+    return {
+        f"{unit}_per_second": count / median,
+        "seconds": median,
+        "quartiles_distance": high - low,
+        "repeats": len(seconds),
+        f"flops_per_{unit[:-1]}": counted["flops"] / count,
+        "flops_per_second": counted["flops"] / median,
+        "peak_bytes": counted["peak_bytes"],
+        "compile_seconds": counted["compile_seconds"],
+    }
+
+
+def commit() -> str:
+    """The commit that is measured, with a plus where files differ from it."""
+    git = lambda *arguments: subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout
+    return git("rev-parse", "--short", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| stretch | stride | branches | a second | MFLOP each | of the matmul peak | MiB | compiled in s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        unit = "samples" if "samples_per_second" in row else "pixels"
+        cells = [
+            row["stretch"],
+            str(row.get("stride", "")),
+            ", ".join(row.get("branches", [])),
+            f"{row[f'{unit}_per_second']:,.0f} {unit}",
+            f"{row[f'flops_per_{unit[:-1]}'] / 1e6:.2f}",
+            f"{row['fraction_of_matmul_peak']:.0%}",
+            f"{row['peak_bytes'] / 2**20:.0f}",
+            f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Pixels a second of prediction by stride, a line for all branches and for each alone."""
+    predicted = [row for row in rows if row["stretch"] == "predict"]
+    most = max(len(row["branches"]) for row in predicted)
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for branches in dict.fromkeys(tuple(row["branches"]) for row in predicted):
+        if len(branches) in (1, most):
+            line = [row for row in predicted if tuple(row["branches"]) == branches]
+            strides, rates = zip(*sorted((row["stride"], row["pixels_per_second"]) for row in line))
+            axes.plot(strides, rates, "o-", label="all branches" if len(branches) == most else branches[0])
+    axes.set(xlabel="stride, pixels", ylabel="pixels a second", yscale="log", xticks=STRIDES)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=160)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
