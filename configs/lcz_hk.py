@@ -37,7 +37,7 @@ def get_config(size: str = ""):
     config.scene.modalities = ConfigDict(
         {
             "msi": {"file": "data_msi.mat", "key": "", "kind": "optical"},  # an empty key takes the only variable
-            "sar": {"file": "data_sar.mat", "key": "", "kind": "sar"},
+            "sar": {"file": "data_sar.mat", "key": "", "kind": "sar", "scale": "none"},
         },
         sort_keys=False,
     )

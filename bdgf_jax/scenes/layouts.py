@@ -33,7 +33,11 @@ class Layout:
         split = {"kind": "masks" if self.train else "per_class"}
         for name, place in (("train", self.train), ("test", self.test)):
             split[f"{name}_file"], split[f"{name}_key"] = place or ("", "")
-        modalities = {name: {"kind": kind, "file": file, "key": key} for name, (kind, file, key) in self.images.items()}
+        # Values as published: the field takes no decibels of these scenes, whose SAR bands hold covariances too.
+        modalities = {
+            name: {"kind": kind, "file": file, "key": key, "scale": "none"}
+            for name, (kind, file, key) in self.images.items()
+        }
         return {"modalities": modalities, "labels": {"file": file, "key": key}, "split": split}
 
 

@@ -45,7 +45,7 @@ def make_files(config, folder, *, bands, classes, version="5"):
     parts = {"train": labelled[: len(labelled) // 2], "test": labelled[len(labelled) // 2 :]}
     content = {}
     for name, options in config.modalities.items():
-        image = random.random((*SHAPE, bands[name])) - 0.5
+        image = random.random((*SHAPE, bands[name]))
         content.setdefault(options.file, {})[options.key or name] = image[..., 0] if bands[name] == 1 else image
     if config.labels.file:
         content.setdefault(config.labels.file, {})[config.labels.key or "gt"] = truth
