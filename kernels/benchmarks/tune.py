@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--interpret", action="store_true", help="tiny sizes, interpreted; nothing is recorded")
     options = parser.parse_args()
     if options.interpret:
-        given = benchmark.random_arguments(1, 17, 128, 4, jnp.bfloat16)
+        given = benchmark.random_arguments(1, 17, 8, 4, jnp.dtype(jnp.bfloat16))
         with IMPLEMENTATIONS[options.implementation].rehearsal():
             tune(options.implementation, given, 1, most=2)
         return

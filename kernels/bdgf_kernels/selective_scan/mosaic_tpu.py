@@ -127,13 +127,11 @@ def tiling(operands: Operands, options: Options) -> Tiling | None:
         every = (Tile(rows, channels) for channels in tiles for rows in segments)
         return next((tile for tile in every if taken(operands, options, tile, knobs) <= VMEM), None)
 
-    tiles = [
-        first_that_fits(knobs["forward_channels"], forward_takes),
-        first_that_fits(knobs["backward_channels"], backward_takes),
-    ]
-    if tiles[0] is None or tiles[1] is None:
+    ahead = first_that_fits(knobs["forward_channels"], forward_takes)
+    back = first_that_fits(knobs["backward_channels"], backward_takes)
+    if ahead is None or back is None:
         return None
-    return Tiling(*tiles, chunk, knobs["forward_steps"], knobs["backward_steps"], knobs["states_at_once"])
+    return Tiling(ahead, back, chunk, knobs["forward_steps"], knobs["backward_steps"], knobs["states_at_once"])
 
 
 def forward_takes(operands: Operands, options: Options, tile: Tile, knobs: dict[str, int]) -> int:
