@@ -100,7 +100,7 @@ def open_model(folder: pathlib.Path, config: Config, workdir: pathlib.Path, *, f
       force: as of `open_run`.
 
     Raises:
-      InputError: the folder holds no model, or one that files guide; its modalities or bands are not the scene's, by name.
+      InputError: the folder holds no model, or one that files guide; modalities or bands are not the scene's, by name.
     """
     records = {name: read_json(folder / name) for name in RECORDS}
     for name, record in records.items():
