@@ -210,8 +210,8 @@ def whole_map(prediction: dict[str, Any], features: dict[str, Any]) -> dict[str,
     }
 
 
-def compiled(function: Callable, *arguments) -> tuple[Callable, dict[str, float]]:
-    """The compiled program, and its seconds of compilation, FLOPs and bytes."""
+def compiled(function: Any, *arguments) -> tuple[Callable, dict[str, float]]:
+    """The program of a jitted function, and its seconds of compilation, FLOPs and bytes."""
     began = time.perf_counter()
     program = function.lower(*arguments).compile()
     seconds = time.perf_counter() - began
