@@ -8,6 +8,7 @@ import jax
 
 from bdgf_kernels.selective_scan import associative, chunked, mosaic_gpu, mosaic_tpu, reference, triton
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, sizes
+from bdgf_kernels.selective_scan.second_order import differentiable_twice
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {
     "reference": reference,
@@ -18,6 +19,9 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "triton": triton,
 }
 """Every implementation that exists, by name: modules with `supports` and `scan`."""
+
+KERNELS = ("mosaic_gpu", "mosaic_tpu", "triton")
+"""Those whose passes are Pallas kernels, which JAX cannot differentiate."""
 
 FASTEST_FIRST = {
     "cpu": ("chunked",),
@@ -46,18 +50,24 @@ def scan(operands: Operands, options: Options, implementation: str | Sequence[st
     """
     if implementation is not None:
         names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
-        return IMPLEMENTATIONS[first_that_serves(names, operands, options)].scan(operands, options)
+        return run(first_that_serves(names, operands, options), operands, options)
     chosen = {
         name: first_that_serves(worthwhile(names, operands), operands, options) for name, names in FASTEST_FIRST.items()
     }
     logger.info("selective_scan %s %s: %s", sizes(operands), options, chosen)
     if len(set(chosen.values())) == 1:
-        return IMPLEMENTATIONS[chosen["cpu"]].scan(operands, options)
+        return run(chosen["cpu"], operands, options)
 
     def branch(name):
-        return lambda operands: IMPLEMENTATIONS[name].scan(operands, options)
+        return lambda operands: run(name, operands, options)
 
     return jax.lax.platform_dependent(operands, **{platform: branch(name) for platform, name in chosen.items()})
+
+
+def run(name: str, operands: Operands, options: Options) -> Outputs:
+    """Runs the call by one implementation, with gradients that can be differentiated again."""
+    scan = IMPLEMENTATIONS[name].scan
+    return (differentiable_twice(scan) if name in KERNELS else scan)(operands, options)
 
 
 def worthwhile(names: Sequence[str], operands: Operands) -> Sequence[str]:
