@@ -1,6 +1,7 @@
 """The two stretches of the road that train: the DDPM without labels, then the classifier that it guides."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,31 @@ from bdgf_jax.run import Run
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.training.loop import fit
 from bdgf_jax.training.mesh import make_mesh
+from bdgf_jax.training.state import TrainState
+
+
+class Task(NamedTuple):
+    """What a training is to learn and from what, as `fit` is given it; `graph` goes with the parameters."""
+
+    graph: nnx.GraphDef
+    objective: Callable
+    parameters: nnx.State
+    carry: PyTree
+    data: PyTree
+    candidates: Int[np.ndarray, "n 2"]
 
 
 def pretrain(run: Run) -> nnx.State:
     """Pre-trains the multimodal DDPM, or continues to; the exponential average of its parameters.
+
+    Raises:
+      InputError: the config asks for something that does not exist or does not fit.
+    """
+    return _fit(run, "pretrain", "Pre-training", pretraining_task(run)).ema
+
+
+def pretraining_task(run: Run) -> Task:
+    """The pre-training of the DDPM, from its beginning.
 
     Raises:
       InputError: the config asks for something that does not exist or does not fit.
@@ -46,19 +68,14 @@ def pretrain(run: Run) -> nnx.State:
         steps=config.pretrain.steps,
         gather=gather,
     )
-    state = fit(
+    return Task(
+        graph,
         objective,
         parameters,
         carry=initial_carry(rule, len(run.channels)),
         data={"images": run.images, "valid": run.valid},
         candidates=np.argwhere(run.scene.valid).astype(np.int32),
-        config=config.pretrain,
-        workdir=run.workdir / "pretrain",
-        title="Pre-training",
-        mesh=make_mesh(config.mesh.to_dict()),
-        placement=config.placement,
     )
-    return state.ema
 
 
 def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
@@ -71,34 +88,65 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
     Raises:
       InputError: there is no training pixel, or the config asks for something that does not exist or does not fit.
     """
+    masks = watched_masks(run)
+    task = training_task(run, guidance)
+    data = {"images": run.images, "guidance": guidance}
+    return _fit(
+        run,
+        "train",
+        "Training",
+        task,
+        evaluate=watch(run, task.graph, data, masks) if masks else None,
+        best="validation/aa" if run.watched else None,
+    ).ema
+
+
+def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
+    """The training of the classifier, from its beginning; its direct head is fitted already.
+
+    Args:
+      run: its `train` pixels are learnt from.
+      guidance: diffusion features of the scene, by level.
+
+    Raises:
+      InputError: there is no training pixel, or the config asks for something that does not exist or does not fit.
+    """
     config, scene = run.config, run.scene
     candidates = scene.centres("train")
     if not len(candidates):
         raise InputError(
             "the scene has no training pixel: check scene.labels and scene.split (`bdgf inspect` shows them)."
         )
-    masks = watched_masks(run)
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
     graph, parameters = mapping.build(run, guidance)
     parameters = start_direct_head(run, graph, parameters, guidance, labels)
     if config.train.class_balance == "balanced":
         candidates = balanced_candidates(candidates, labels)
-    data = {"images": run.images, "guidance": guidance}
-    state = fit(
+    weights = class_weights(labels, len(scene.classes))
+    return Task(
+        graph,
         classification_objective(graph, config.classifier, config.train, gather=gather),
         parameters,
         carry=(),
-        data=data | {"labels": labels, "class_weights": class_weights(labels, len(scene.classes))},
+        data={"images": run.images, "guidance": guidance, "labels": labels, "class_weights": weights},
         candidates=candidates,
-        config=config.train,
-        workdir=run.workdir / "train",
-        title="Training",
-        evaluate=watch(run, graph, data, masks) if masks else None,
-        best="validation/aa" if run.watched else None,
-        mesh=make_mesh(config.mesh.to_dict()),
-        placement=config.placement,
     )
-    return state.ema
+
+
+def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> TrainState:
+    return fit(
+        task.objective,
+        task.parameters,
+        carry=task.carry,
+        data=task.data,
+        candidates=task.candidates,
+        config=run.config[stretch],
+        workdir=run.workdir / stretch,
+        title=title,
+        mesh=make_mesh(run.config.mesh.to_dict()),
+        placement=run.config.placement,
+        **watching,
+    )
 
 
 def start_direct_head(

@@ -98,11 +98,18 @@ def features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
 
 def raw_features(run: Run, graph: nnx.GraphDef, parameters: nnx.State) -> tuple[Float[np.ndarray, "h w t _"], ...]:
     """The chosen levels of this denoiser's decoder at the chosen timesteps, for the whole scene."""
+    tile = run.config.features.tile
+    activations, arrays = feature_extractor(run, graph)
+    with progress("Features", total=tile_count(run.scene.shape, tile), unit="tile") as bar:
+        return scene_features(activations, parameters, arrays, run.scene.shape, tile=tile, on_progress=bar.advance)
+
+
+def feature_extractor(run: Run, graph: nnx.GraphDef) -> tuple[Callable, dict[str, Any]]:
+    """What computes the features of a tile by this denoiser, see `tile_activations`, and the arrays that it reads."""
     config = run.config.features
-    schedule = noise_schedule(run.config.diffusion.schedule, run.config.diffusion.timesteps)
     activations = tile_activations(
         graph,
-        schedule,
+        noise_schedule(run.config.diffusion.schedule, run.config.diffusion.timesteps),
         config.timesteps,
         levels=config.levels,
         tile=config.tile,
@@ -110,11 +117,7 @@ def raw_features(run: Run, graph: nnx.GraphDef, parameters: nnx.State) -> tuple[
         gather=gather,
     )
     images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
-    arrays = {"images": images, "valid": valid, "noise": noise_field(images, config.seed, config.draws)}
-    with progress("Features", total=tile_count(run.scene.shape, config.tile), unit="tile") as bar:
-        return scene_features(
-            activations, parameters, arrays, run.scene.shape, tile=config.tile, on_progress=bar.advance
-        )
+    return activations, {"images": images, "valid": valid, "noise": noise_field(images, config.seed, config.draws)}
 
 
 def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:

@@ -8,8 +8,7 @@ Expected: BDGF 93.57 (OA, per cent) in its own paper; MSFMamba 91.4 in its own, 
 Not run here: the files are not redistributable.
 """
 
-from bdgf_jax import configuration
-from bdgf_jax.scenes.layouts import LAYOUTS
+from bdgf_jax.benchmarks import benchmark_config
 
 CLASSES = (
     ("forest", "#1b6e3c"),
@@ -23,15 +22,4 @@ CLASSES = (
 
 
 def get_config(size: str = ""):
-    config = configuration.load("base")
-    config.scene.name = "augsburg"
-    config.scene.source = "prepared"
-    config.scene.update(LAYOUTS["augsburg"].fields())
-    config.scene.labels.names = {str(value): name for value, (name, _) in enumerate(CLASSES, start=1)}
-    config.scene.labels.colours = {str(value): colour for value, (_, colour) in enumerate(CLASSES, start=1)}
-    config.classifier.patch = 11
-    if size == "tiny":
-        config.diffusion.width = 8
-        config.pretrain.steps = 20
-        config.train.steps = 20
-    return config
+    return benchmark_config("augsburg", CLASSES, size)

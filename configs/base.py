@@ -9,7 +9,6 @@ import ml_collections
 
 
 def get_config(size: str = "") -> Any:
-    del size
     config: Any = ml_collections.ConfigDict()
 
     # What is classified: one grid, two or more modalities.
@@ -173,6 +172,10 @@ def get_config(size: str = "") -> Any:
     config.mesh = ml_collections.ConfigDict({"data": -1, "model": 1})
     config.placement = "replicated"  # of parameters and optimiser: replicated | sharded over all devices
     config.report = ml_collections.ConfigDict({"samples": 4, "sampling_steps": 50})
+    if size == "tiny":
+        config.diffusion.width = 8
+        config.pretrain.steps = 20
+        config.train.steps = 20
     return config
 
 

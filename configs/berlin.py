@@ -8,8 +8,7 @@ Expected: MSFMamba 76.9 (OA, per cent) in its own paper, 70.8 in MERGE-Net's ten
 Not run here: the files are not redistributable.
 """
 
-from bdgf_jax import configuration
-from bdgf_jax.scenes.layouts import LAYOUTS
+from bdgf_jax.benchmarks import benchmark_config
 
 CLASSES = (
     ("forest", "#1b6e3c"),
@@ -24,15 +23,4 @@ CLASSES = (
 
 
 def get_config(size: str = ""):
-    config = configuration.load("base")
-    config.scene.name = "berlin"
-    config.scene.source = "prepared"
-    config.scene.update(LAYOUTS["berlin"].fields())
-    config.scene.labels.names = {str(value): name for value, (name, _) in enumerate(CLASSES, start=1)}
-    config.scene.labels.colours = {str(value): colour for value, (_, colour) in enumerate(CLASSES, start=1)}
-    config.classifier.patch = 11
-    if size == "tiny":
-        config.diffusion.width = 8
-        config.pretrain.steps = 20
-        config.train.steps = 20
-    return config
+    return benchmark_config("berlin", CLASSES, size)

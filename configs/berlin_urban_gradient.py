@@ -20,7 +20,7 @@ CLASSES = {
 
 
 def get_config(size: str = ""):
-    config = configuration.load("base")
+    config = configuration.load(f"base:{size}")
     config.scene.name = "berlin_urban_gradient"
     config.scene.modalities = ConfigDict(
         {
@@ -35,8 +35,4 @@ def get_config(size: str = ""):
     config.scene.labels.colours = {value: colour for value, (_, colour) in CLASSES.items()}
     config.scene.labels.minimum_test_pixels = 100
     config.scene.split.block = 48
-    if size == "tiny":
-        config.diffusion.width = 8
-        config.pretrain.steps = 20
-        config.train.steps = 20
     return config

@@ -11,7 +11,7 @@ Not run here: the files are not redistributable.
 
 from ml_collections import ConfigDict
 
-from bdgf_jax import configuration
+from bdgf_jax.benchmarks import benchmark_config
 
 CLASSES = (
     ("compact high-rise", "#8c0000"),
@@ -31,9 +31,7 @@ CLASSES = (
 
 
 def get_config(size: str = ""):
-    config = configuration.load("base")
-    config.scene.name = "lcz_hk"
-    config.scene.source = "prepared"
+    config = benchmark_config("lcz_hk", CLASSES, size)
     config.scene.modalities = ConfigDict(
         {
             "msi": {"file": "data_msi.mat", "key": "", "kind": "optical"},  # an empty key takes the only variable
@@ -46,11 +44,4 @@ def get_config(size: str = ""):
     config.scene.split.train_file = config.scene.split.test_file = "data_index.mat"
     config.scene.split.train_key = "train_index"
     config.scene.split.test_key = "test_index"
-    config.scene.labels.names = {str(value): name for value, (name, _) in enumerate(CLASSES, start=1)}
-    config.scene.labels.colours = {str(value): colour for value, (_, colour) in enumerate(CLASSES, start=1)}
-    config.classifier.patch = 11
-    if size == "tiny":
-        config.diffusion.width = 8
-        config.pretrain.steps = 20
-        config.train.steps = 20
     return config

@@ -9,8 +9,7 @@ Expected: not known for BDGF; the paper does not use this scene.
 Not run here: the files are not redistributable.
 """
 
-from bdgf_jax import configuration
-from bdgf_jax.scenes.layouts import LAYOUTS
+from bdgf_jax.benchmarks import benchmark_config
 
 CLASSES = (
     ("trees", "#145a32"),
@@ -28,15 +27,4 @@ CLASSES = (
 
 
 def get_config(size: str = ""):
-    config = configuration.load("base")
-    config.scene.name = "muufl"
-    config.scene.source = "prepared"
-    config.scene.update(LAYOUTS["muufl"].fields())
-    config.scene.labels.names = {str(value): name for value, (name, _) in enumerate(CLASSES, start=1)}
-    config.scene.labels.colours = {str(value): colour for value, (_, colour) in enumerate(CLASSES, start=1)}
-    config.classifier.patch = 11
-    if size == "tiny":
-        config.diffusion.width = 8
-        config.pretrain.steps = 20
-        config.train.steps = 20
-    return config
+    return benchmark_config("muufl", CLASSES, size)

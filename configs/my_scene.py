@@ -19,7 +19,7 @@ CLASSES = {
 
 
 def get_config(size: str = ""):
-    config = configuration.load("base")
+    config = configuration.load(f"base:{size}")
     config.scene.name = "my_scene"
     config.scene.folder = "~/data/my_scene"  # CHANGE: where the files lie
 
@@ -59,8 +59,4 @@ def get_config(size: str = ""):
     config.scene.split.block = 16  # pixels; larger than your fields or buildings
     config.scene.split.per_class = 60
     config.scene.split.guard = 10  # pixels; at least the classifier's patch less one
-    if size == "tiny":
-        config.diffusion.width = 8
-        config.pretrain.steps = 20
-        config.train.steps = 20
     return config

@@ -23,7 +23,7 @@ CLASSES = {
 
 
 def get_config(size: str = ""):
-    config = configuration.load("base")
+    config = configuration.load(f"base:{size}")
     config.scene.name = "sentinel_lulc"
     config.scene.modalities = ConfigDict(
         {
@@ -37,8 +37,4 @@ def get_config(size: str = ""):
     config.scene.labels.names = {value: name for value, (name, _) in CLASSES.items()}
     config.scene.labels.colours = {value: colour for value, (_, colour) in CLASSES.items()}
     config.scene.labels.minimum_test_pixels = 100
-    if size == "tiny":
-        config.diffusion.width = 8
-        config.pretrain.steps = 20
-        config.train.steps = 20
     return config

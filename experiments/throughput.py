@@ -31,17 +31,10 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
 from bdgf_jax import configuration, mapping
-from bdgf_jax.classifier.class_balance import class_weights
-from bdgf_jax.classifier.objective import classification_objective
-from bdgf_jax.diffusion.denoiser import build_denoiser
-from bdgf_jax.diffusion.features import noise_field, tile_activations
-from bdgf_jax.diffusion.masking import masking_rule
-from bdgf_jax.diffusion.objective import initial_carry, pretraining_objective
-from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.prediction import predict_scene
+from bdgf_jax.fitting import Task, pretraining_task, training_task
 from bdgf_jax.run import Run, open_run, read_json, write_json
-from bdgf_jax.scenes.patches import gather
 from bdgf_jax.training.mesh import make_mesh
 from bdgf_jax.training.optimiser import make_optimiser
 from bdgf_jax.training.placement import Placement
@@ -85,7 +78,8 @@ def measure(run: Run, name: str, repeats: int) -> list[dict[str, Any]]:
     """One row for each stretch and variant, all timed in this process."""
     before = matmul_peak(repeats)
     guidance = mapping.features(run)
-    rows = [pretraining(run, repeats), extraction(run, repeats)]
+    pretraining = {"stretch": "pretrain"} | training_step(pretraining_task(run), run.config.pretrain, repeats)
+    rows = [pretraining, extraction(run, repeats)]
     for stride in [stride for stride in STRIDES if stride <= run.config.classifier.patch]:
         dense = dataclasses.replace(
             run, config=configured(run.config, classifier__centre=stride, predict__stride=stride)
@@ -105,49 +99,22 @@ def matmul_peak(repeats: int, side: int = 2048) -> float:
     return 2.0 * side**3 / min(timings(lambda: product(a, a), repeats))
 
 
-def pretraining(run: Run, repeats: int) -> dict[str, Any]:
-    """A step of the DDPM's training."""
-    config = run.config
-    graph, parameters = build_denoiser(config.diffusion, run.channels, config.pretrain.seed)
-    rule = masking_rule(config.masking, len(run.channels), config.pretrain.batch_size)
-    objective = pretraining_objective(
-        graph,
-        noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
-        rule,
-        config.diffusion,
-        config.masking,
-        modalities=tuple(run.channels),
-        crop=config.pretrain.crop,
-        steps=config.pretrain.steps,
-        gather=gather,
-    )
-    data = {"images": run.images, "valid": run.valid}
-    carry = initial_carry(rule, len(run.channels))
-    row = training_step(objective, parameters, carry, data, np.argwhere(run.scene.valid), config.pretrain, repeats)
-    return {"stretch": "pretrain"} | row
-
-
 def training(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> dict[str, Any]:
     """A step of the classifier's training at the config's stride."""
-    config, scene = run.config, run.scene
-    graph, parameters = mapping.build(run, guidance)
-    labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
-    data = {"images": run.images, "guidance": guidance, "labels": labels}
-    data |= {"class_weights": class_weights(labels, len(scene.classes))}
-    objective = classification_objective(graph, config.classifier, config.train, gather=gather)
-    row = training_step(objective, parameters, (), data, scene.centres("train"), config.train, repeats)
-    return {"stretch": "train", "stride": config.predict.stride, "branches": list(config.classifier.branches)} | row
+    row = training_step(training_task(run, guidance), run.config.train, repeats)
+    variant = {"stride": run.config.predict.stride, "branches": list(run.config.classifier.branches)}
+    return {"stretch": "train", **variant} | row
 
 
-def training_step(objective, parameters, carry, data, candidates, config, repeats: int) -> dict[str, Any]:
+def training_step(task: Task, config: Any, repeats: int) -> dict[str, Any]:
     """Compiles and times one step on resident inputs."""
-    placed = Placement(parameters, make_mesh({"data": -1}), "replicated")
+    placed = Placement(task.parameters, make_mesh({"data": -1}), "replicated")
     optimiser = make_optimiser(config, placed.layout)
-    state = placed.pack(initial_state(parameters, carry, optimiser.init(jnp.zeros(placed.layout.size))))
-    data = jax.tree.map(jnp.asarray, data)
-    centres = jnp.asarray(candidates[np.arange(config.batch_size) % len(candidates)], jnp.int32)
+    state = placed.pack(initial_state(task.parameters, task.carry, optimiser.init(jnp.zeros(placed.layout.size))))
+    data = jax.tree.map(jnp.asarray, task.data)
+    centres = jnp.asarray(task.candidates[np.arange(config.batch_size) % len(task.candidates)], jnp.int32)
     key = jax.random.key(config.seed)
-    step, counted = compiled(make_step(objective, optimiser, placed, config), state, data, centres, key)
+    step, counted = compiled(make_step(task.objective, optimiser, placed, config), state, data, centres, key)
 
     def once():
         nonlocal state
@@ -161,12 +128,7 @@ def extraction(run: Run, repeats: int) -> dict[str, Any]:
     """The diffusion features of one tile."""
     config = run.config.features
     graph, parameters = mapping.denoiser(run)
-    schedule = noise_schedule(run.config.diffusion.schedule, run.config.diffusion.timesteps)
-    activations = tile_activations(
-        graph, schedule, config.timesteps, levels=config.levels, tile=config.tile, margin=config.margin, gather=gather
-    )
-    images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
-    arrays = {"images": images, "valid": valid, "noise": noise_field(images, config.seed, config.draws)}
+    activations, arrays = mapping.feature_extractor(run, graph)
     centre = jnp.array([config.tile // 2, config.tile // 2], jnp.int32)
     program, counted = compiled(activations, parameters, arrays, centre)
     counted["flops"] *= config.draws  # the loop over the draws is all of the program, and is counted once
