@@ -11,7 +11,6 @@ from jaxtyping import Int, PyTree
 
 from bdgf_jax import mapping
 from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
-from bdgf_jax.classifier.direct_head import fit_direct_head
 from bdgf_jax.classifier.objective import classification_objective
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.diffusion.features import pixel_features
@@ -167,11 +166,13 @@ def start_direct_head(
     trained, classes = labels >= 0, len(run.scene.classes)
     balance = run.config.train.class_balance
     counts = np.ones(classes, np.float32) if balance == "none" else class_weights(labels, classes)
-    ridge = run.config.classifier.direct_ridge
-    weights, bias = fit_direct_head(
-        pixel_features(guidance, trained), labels[trained], counts[labels[trained]], classes=classes, ridge=ridge
+    model.direct_head.fit(
+        pixel_features(guidance, trained),
+        labels[trained],
+        counts[labels[trained]],
+        ridge=run.config.classifier.direct.ridge,
+        seed=run.config.train.seed,
     )
-    model.direct_head.assign(weights, bias)
     return nnx.state(model)
 
 

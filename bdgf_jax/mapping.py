@@ -39,6 +39,7 @@ from bdgf_jax.evaluation.report import write_report
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
+from bdgf_jax.scenes.context import context_maps
 from bdgf_jax.scenes.feature_files import read_feature_maps
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.statistics import invert_band_transform
@@ -62,8 +63,21 @@ def denoiser(run: Run) -> tuple[nnx.GraphDef, nnx.State]:
     return graph, _load(run, "pretrain", parameters, "last")
 
 
-def features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
-    """What guides the classifier, standardised by channel, coarsest level first.
+def features(run: Run) -> tuple[Float[np.ndarray, "h w _ _"], ...]:
+    """What guides the classifier, level by level: diffusion features, and then the classical context of each pixel.
+
+    Raises:
+      InputError: as of `diffusion_features`.
+    """
+    context = run.config.features.context
+    levels = diffusion_features(run)
+    if not context.components:
+        return levels
+    return (*levels, context_maps(run.images, **context)[:, :, None].astype(ml_dtypes.bfloat16))
+
+
+def diffusion_features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
+    """The DDPM's features of every pixel, standardised by channel, coarsest level first.
 
     Diffusion features are kept in the workdir and reused where still true; those of other models come from files.
 
@@ -77,7 +91,8 @@ def features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
         levels = read_feature_maps(config.source, run.scene.valid)
         return standardise_features(levels, fit_feature_statistics(levels, run.scene.valid))
     graph, parameters = denoiser(run)
-    fingerprint = _fingerprint(repr((config.to_dict(), run.config.diffusion.to_dict())), run.images, parameters)
+    settings = {name: value for name, value in config.to_dict().items() if name != "context"}
+    fingerprint = _fingerprint(repr((settings, run.config.diffusion.to_dict())), run.images, parameters)
     if read_json(folder / "features.json").get("fingerprint") == fingerprint:
         files = [folder / f"level_{level}.npy" for level in config.levels]
         return tuple(np.load(file).view(ml_dtypes.bfloat16) for file in files)
@@ -127,8 +142,7 @@ def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx
     create = lambda: GuidedClassifier(
         run.config.classifier,
         modalities=run.channels,
-        guidance=[level.shape[-1] for level in guidance],
-        timesteps=guidance[0].shape[-2] if guidance else 0,
+        guidance=[level.shape[-2:] for level in guidance],
         classes=len(run.scene.classes),
         rngs=nnx.Rngs(key),
     )

@@ -100,6 +100,9 @@ def get_config(size: str = "") -> Any:
             "tile": 64,  # the scene is passed through the DDPM in tiles of this side …
             "margin": 16,  # … with this many pixels round each, thrown away afterwards
             "seed": 0,  # of the noise that the scene is mixed with
+            # one more level of guidance, by classical means: openings and closings by reconstruction with disks of
+            # these radii, means and deviations in windows of these sides, of each modality's first components; 0 = none
+            "context": {"components": 4, "radii": (2, 4, 8), "windows": (3, 7, 11)},
         }
     )
 
@@ -124,9 +127,10 @@ def get_config(size: str = "") -> Any:
             "directions": "grouped",  # four | grouped: all channels in each direction, or a quarter of them in each
             "convolution": "causal",  # before the scans, depthwise: causal (along the raster) | square
             "head": "mean_and_token",  # of each pixel: mean of the tokens round it, and the token itself too
-            # a linear classifier of the pixel's own diffusion features counts as one branch more;
-            # how strongly its weights are held down, in the loss of a training pixel; 0 = no such classifier
-            "direct_ridge": 100.0,
+            # kernel logistic regression on the pixel's own guidance, which counts as much as all branches together.
+            # landmarks: pixels that others are likened to, 0 = no such head; gamma: how fast likeness falls off with
+            # distance; ridge: how strongly it is held down, in the loss of a training pixel
+            "direct": {"landmarks": 512, "gamma": 0.5, "ridge": 0.3},
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
             # factors of the losses that align the branches
             "mutual": {

@@ -31,13 +31,21 @@ from bdgf_jax.run import open_run, read_json, write_json
 from experiments.real_scenes import FIGURES, configured
 
 PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
-OURS_OFF = {"classifier__direct_ridge": 0.0, "train__jitter": 0.0, "features__draws": 1, "classifier__patch": 11}
+OURS_OFF = {
+    "classifier__direct__landmarks": 0,
+    "features__context__components": 0,
+    "features__draws": 1,
+    "train__jitter": 0.0,
+    "classifier__patch": 11,
+}
 
 # Name of the part -> name of the variant -> fields that differ from the default's.
 VARIANTS: dict[str, dict[str, dict]] = {
     "presets": {"default": {}, "paper": OURS_OFF | {"features__levels": (0, 1, 2), "classifier__directions": "four"}},
-    "diffusion features": {
+    "guides": {
         "no features": {"features__source": "none"},
+        "no context": {"features__context__components": 0},
+        "neither": {"features__source": "none", "features__context__components": 0},
         "untrained U-Net": {"features__source": "untrained"},
         "one draw of noise": {"features__draws": 1},
         "coarsest level": {"features__levels": (0,)},
@@ -54,7 +62,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
         "CNN, Mamba": {"classifier__branches": ("cnn", "mamba")},
         "CNN, transformer": {"classifier__branches": ("cnn", "transformer")},
         "Mamba, transformer": {"classifier__branches": ("mamba", "transformer")},
-        "no direct head": {"classifier__direct_ridge": 0.0},
+        "no direct head": {"classifier__direct__landmarks": 0},
     },
     "guidance": {
         "all by concatenation": PLAIN,

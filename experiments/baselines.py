@@ -1,25 +1,20 @@
-"""What shallow classifiers reach on the same pixels: forests, support vectors and votes on pixels and on profiles.
-
-Profiles are openings and closings by reconstruction, after Benediktsson, Palmason and Sveinsson, "Classification of
-hyperspectral data from urban areas based on extended morphological profiles", IEEE TGRS 43 (2005).
-"""
+"""What shallow classifiers reach on the same pixels: forests, support vectors and votes on pixels and on profiles."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.ndimage import uniform_filter
 from scipy.special import softmax
-from skimage.morphology import dilation, disk, erosion, reconstruction
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
+from bdgf_jax.scenes.context import local_statistics, morphological_profile
 from bdgf_jax.scenes.scene import UNLABELLED, Scene
 from bdgf_jax.scenes.statistics import apply_band_transform, fit_band_transform
 
@@ -70,7 +65,11 @@ def baseline_features(scene: Scene) -> BaselineFeatures:
         whitening = fit_band_transform(modality, mode="whiten", components=COMPONENTS)
         bands.append(apply_band_transform(standardising, modality)[labelled])
         components = np.moveaxis(apply_band_transform(whitening, modality), -1, 0)
-        images = [image for each in components for image in (*morphological_profile(each), *local_statistics(each))]
+        images = [
+            image
+            for each in components
+            for image in (*morphological_profile(each, RADII), *local_statistics(each, WINDOWS))
+        ]
         filtered.append(np.stack([image[labelled] for image in images], axis=1))
     blocks = bands + filtered
     numbers = 2 * [*range(len(scene.modalities))]
@@ -118,23 +117,6 @@ def baselines(
             return _probabilities(model.fit(inputs[train], labels), inputs[test], len(scene.classes))
 
     return {method: probabilities(method) for method in methods}
-
-
-def morphological_profile(image: Float[np.ndarray, "h w"]) -> Iterator[Float[np.ndarray, "h w"]]:
-    """Opening and closing by reconstruction for each disk: what is smaller goes, what stays keeps its outline."""
-    for radius in RADII:
-        footprint = disk(radius)
-        yield reconstruction(erosion(image, footprint), image, method="dilation")
-        yield reconstruction(dilation(image, footprint), image, method="erosion")
-
-
-def local_statistics(image: Float[np.ndarray, "h w"]) -> Iterator[Float[np.ndarray, "h w"]]:
-    """Mean and standard deviation in each window, reflected at the border."""
-    image = image.astype(np.float64)
-    for side in WINDOWS:
-        mean = uniform_filter(image, side, mode="reflect")
-        yield mean
-        yield np.sqrt(np.maximum(uniform_filter(image**2, side, mode="reflect") - mean**2, 0.0))
 
 
 def _forest(seed: int) -> RandomForestClassifier:

@@ -77,9 +77,9 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
         return record
     whole = open_run(config, workdir / "scene")
     pretrain(whole)
-    guidance = mapping.features(whole)
+    guidance, trained = mapping.features(whole), mapping.diffusion_features(whole)
     untrained = configured(config, features__source="untrained")
-    control = mapping.features(open_run(untrained, workdir / "untrained", whole.scene))
+    control = mapping.diffusion_features(open_run(untrained, workdir / "untrained", whole.scene))
     features = baseline_features(load_scene(configured(config, scene__labels__minimum_test_pixels=0).scene))
     for seed in missing:
         began = time.monotonic()
@@ -90,7 +90,7 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
         probabilities = {"bdgf": mapping.predict(run, guidance, where=test)["fused"][test]}
         seconds = time.monotonic() - began
         probabilities |= baselines(run.scene, features, seed, METHODS)
-        probabilities["probe_trained"] = probe(run.scene, guidance)
+        probabilities["probe_trained"] = probe(run.scene, trained)
         probabilities["probe_untrained"] = probe(run.scene, control)
         note(record, run, seed, probabilities)
         print(f"{name} seed {seed}: {line(record, -1)}   (BDGF {seconds:.0f} s)", flush=True)

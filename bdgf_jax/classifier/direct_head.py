@@ -1,5 +1,6 @@
-"""The direct head: what the diffusion features say of a pixel by themselves, without any branch."""
+"""The direct head: what a pixel's own guidance says by itself, without any branch, by kernel logistic regression."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -8,46 +9,91 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
 from scipy.special import log_softmax
 
 from bdgf_jax.classifier.heads import centre_of
 
 
 class DirectHead(nnx.Module):
-    """Logits of the centre s×s pixels, linear in their own diffusion features [ours].
+    """Logits of the centre s×s pixels from their likeness to known pixels, the landmarks [ours].
 
-    It has so few parameters, and they are held down so firmly, that it learns little by heart: it speaks for pixels
-    unlike those that the branches were trained on. `fit_direct_head` finds its parameters before the branches train,
-    and no gradient reaches them.
+        logits(g) = Σ_j exp(-γ ‖g - g_j‖²) α_j + b,
+
+    with g a pixel's guidance, every level scaled to the same variance and all of them together to 1. It is held down so
+    firmly that it learns little by heart: it speaks for pixels unlike those that the branches were trained on.
+    `fit_direct_head` finds its parameters before the branches train, and no gradient reaches them.
 
     Args:
-      features: of a pixel, all levels and timesteps together.
+      features: of a pixel at each level, all timesteps together.
       classes: number k of classes.
+      landmarks: number m of landmarks.
+      gamma: γ, how fast likeness falls off with distance.
       centre: side s of the predicted block; odd.
     """
 
-    def __init__(self, features: int, classes: int, *, centre: int):
+    def __init__(self, features: Sequence[int], classes: int, *, landmarks: int, gamma: float, centre: int):
         self.centre = centre
-        # A vector for each class, since weight decay pulls at matrices: these are held down already.
-        self.weights = nnx.List([nnx.Param(jnp.zeros(features)) for _ in range(classes)])
+        self.gamma = gamma
+        self.features = tuple(features)
+        self.classes = classes
+        # Vectors all, since weight decay pulls at matrices: these are held down already.
+        self.landmarks = nnx.Param(jnp.zeros(landmarks * sum(features)))
+        self.weights = nnx.Param(jnp.zeros(landmarks * classes))
         self.bias = nnx.Param(jnp.zeros(classes))
 
-    def __call__(self, guidance: Sequence[Float[Array, "b p p t _"]]) -> Float[Array, "b s s k"]:
+    def __call__(self, guidance: Sequence[Float[Array, "b p p _ _"]]) -> Float[Array, "b s s k"]:
         """Logits of each pixel of the centre, from patches of every level."""
         seen = [centre_of(level, self.centre) for level in guidance]
-        features = jnp.concatenate([level.reshape(*level.shape[:3], -1) for level in seen], axis=-1)
-        kernel = jnp.stack([weights[...] for weights in self.weights], axis=-1)
-        logits = features.astype(jnp.float32) @ kernel
-        return jax.lax.stop_gradient(logits + jnp.broadcast_to(self.bias[...], logits.shape))
+        pixels = jnp.concatenate([level.reshape(*level.shape[:3], -1) for level in seen], axis=-1)
+        scaled = pixels.reshape(-1, sum(self.features)).astype(jnp.float32) * level_scales(self.features)[None]
+        landmarks = self.landmarks[...].reshape(-1, sum(self.features))
+        squares = (scaled**2).sum(-1)[:, None] + (landmarks**2).sum(-1)[None]
+        likeness = jnp.exp(-self.gamma * jnp.maximum(squares - 2.0 * scaled @ landmarks.T, 0.0))
+        logits = likeness @ self.weights[...].reshape(-1, self.classes) + self.bias[...][None]
+        return jax.lax.stop_gradient(logits.reshape(*pixels.shape[:3], -1))
 
-    def assign(self, weights: Float[np.ndarray, "k f"], bias: Float[np.ndarray, " k"]) -> None:
-        """Takes over fitted parameters."""
-        for own, given in zip(self.weights, weights, strict=True):
-            own[...] = jnp.asarray(given, jnp.float32)
+    def fit(
+        self,
+        pixels: Float[np.ndarray, "n f"],
+        labels: Int[np.ndarray, " n"],
+        sample_weights: Float[np.ndarray, " n"],
+        *,
+        ridge: float,
+        seed: int,
+    ) -> None:
+        """Takes pixels as landmarks, a random share of them where they are more, and finds the parameters.
+
+        Args:
+          pixels: features of the training pixels, all levels and timesteps side by side.
+          labels: their classes.
+          sample_weights: how much each of them counts.
+          ridge: how strongly the function is held down, in the loss of a training pixel.
+          seed: of the share.
+        """
+        pixels = pixels.astype(np.float64) * level_scales(self.features)
+        room = self.landmarks.size // sum(self.features)
+        landmarks = pixels[np.sort(np.random.default_rng(seed).permutation(len(pixels))[:room])]
+        likeness = lambda others: np.exp(-self.gamma * cdist(others, landmarks, "sqeuclidean"))
+        # In the basis φ = k(·, landmarks) U e^(-1/2), the norm of weights is that of the function that they make.
+        values, vectors = np.linalg.eigh(likeness(landmarks))
+        kept = values > 1e-8 * values[-1]
+        basis = vectors[:, kept] / np.sqrt(values[kept])
+        weights, bias = ridge_logistic_regression(
+            likeness(pixels) @ basis, labels, sample_weights, classes=self.classes, ridge=ridge
+        )
+        absent = room - len(landmarks)
+        pad = lambda rows: jnp.asarray(np.pad(rows, ((0, absent), (0, 0))).ravel(), jnp.float32)
+        self.landmarks[...], self.weights[...] = pad(landmarks), pad(basis @ weights.T)
         self.bias[...] = jnp.asarray(bias, jnp.float32)
 
 
-def fit_direct_head(
+def level_scales(features: Sequence[int]) -> Float[np.ndarray, " f"]:
+    """Factors that give standardised channels the total variance 1, and every level the same share of it."""
+    return np.repeat([1.0 / math.sqrt(count * len(features)) for count in features], features).astype(np.float32)
+
+
+def ridge_logistic_regression(
     features: Float[np.ndarray, "n f"],
     labels: Int[np.ndarray, " n"],
     sample_weights: Float[np.ndarray, " n"],

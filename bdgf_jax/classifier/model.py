@@ -32,8 +32,8 @@ class Predictions:
     Attributes:
       logits: of each branch, (b s s k).
       direct: logits of the direct head, (b s s k); None where there is no such head.
-      fused: log-probabilities of the mean over the branches, or of the fused head, which speaks for all of them; the
-        direct head, where there is one, counts as one branch more, (b s s k).
+      fused: log-probabilities of the mean over the branches, or of the fused head; the direct head, where there is one,
+        counts as much as all branches together, (b s s k).
       embeddings: each branch's feature z of the patch, the mean of its tokens, (b d).
     """
 
@@ -57,10 +57,9 @@ class GuidedClassifier(nnx.Module):
     Args:
       config: the `classifier` section, an `ml_collections.ConfigDict` with `branches`, `width`, `stages`, `patch`,
         `centre`, `dropout`, `guidance` (a mechanism for each branch), `merge_timesteps`, `groups`, `reduction`,
-        `heads`, `state`, `expansion`, `directions`, `convolution`, `head`, `direct_ridge` and `fusion`.
+        `heads`, `state`, `expansion`, `directions`, `convolution`, `head`, `direct` and `fusion`.
       modalities: channels of each modality, as they enter the stems.
-      guidance: channels of each level of the diffusion features; empty for a classifier without.
-      timesteps: number of timesteps at which the features were taken.
+      guidance: timesteps and channels of each level of guidance; empty for a classifier without.
       classes: number k of classes.
 
     Raises:
@@ -72,8 +71,7 @@ class GuidedClassifier(nnx.Module):
         config: Any,
         *,
         modalities: Mapping[str, int],
-        guidance: Sequence[int],
-        timesteps: int,
+        guidance: Sequence[tuple[int, int]],
         classes: int,
         rngs: nnx.Rngs,
     ):
@@ -85,7 +83,7 @@ class GuidedClassifier(nnx.Module):
         self.merges = nnx.List(
             [
                 TimestepMerging(channels, timesteps=timesteps, kind=config.merge_timesteps)
-                for channels in (guidance if guided else ())
+                for timesteps, channels in (guidance if guided else ())
             ]
         )
         channels = [merge.channels for merge in self.merges]
@@ -99,8 +97,14 @@ class GuidedClassifier(nnx.Module):
         self.heads = nnx.Dict({name: head(config.width) for name in config.branches})
         self.fused_head = head(config.width * len(config.branches)) if config.fusion == "head" else None
         self.direct_head = (
-            DirectHead(timesteps * sum(guidance), classes, centre=config.centre)
-            if guided and guidance and config.direct_ridge
+            DirectHead(
+                [timesteps * channels for timesteps, channels in guidance],
+                classes,
+                landmarks=config.direct.landmarks,
+                gamma=config.direct.gamma,
+                centre=config.centre,
+            )
+            if guided and guidance and config.direct.landmarks
             else None
         )
 
@@ -130,10 +134,11 @@ class GuidedClassifier(nnx.Module):
         logits = {name: self.heads[name](grid) for name, grid in grids.items()}
         direct = None if self.direct_head is None else self.direct_head(guidance)
         if self.fused_head is None:
-            voices = [logits[name] for name in names]
+            fused = log_mean_probability([logits[name] for name in names])
         else:
-            voices = [self.fused_head(jnp.concatenate([grids[name] for name in names], axis=-1))] * len(names)
-        fused = log_mean_probability(voices if direct is None else [*voices, direct])
+            fused = nnx.log_softmax(self.fused_head(jnp.concatenate([grids[name] for name in names], axis=-1)))
+        if direct is not None:
+            fused = log_mean_probability([fused, direct])
         return Predictions(logits, direct, fused, {name: grid.mean((1, 2)) for name, grid in grids.items()})
 
     def _check(self, images: Mapping[str, Array], guidance: Sequence[Array], branches: Sequence[str]) -> None:
@@ -174,7 +179,7 @@ def make_branch(
       name: one of `BRANCHES`.
       config: the `classifier` section.
       modalities: channels of each modality.
-      levels: channels of each level of the diffusion features, timesteps merged.
+      levels: channels of each level of guidance, timesteps merged.
     """
     mechanism = partial(
         make_mechanism,
@@ -219,7 +224,7 @@ def make_stage(branch: str, config: Any, rngs: nnx.Rngs) -> Stage:
     )
 
 
-def check(config: Any, guidance: Sequence[int]) -> None:
+def check(config: Any, guidance: Sequence[tuple[int, int]]) -> None:
     """Refuses a `classifier` section that no classifier can be made of, with an InputError."""
     unknown = [name for name in config.branches if name not in BRANCHES]
     if unknown or not config.branches:
@@ -233,6 +238,6 @@ def check(config: Any, guidance: Sequence[int]) -> None:
         )
     if len(guidance) > config.stages:
         raise InputError(
-            f"There are {len(guidance)} levels of diffusion features for {config.stages} stages, so that some would"
-            f" guide none; set classifier.stages to {len(guidance)} or use fewer levels."
+            f"There are {len(guidance)} levels of guidance for {config.stages} stages, so that some would guide none;"
+            f" set classifier.stages to {len(guidance)}, or use fewer of features.levels, or no features.context."
         )

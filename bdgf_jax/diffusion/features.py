@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32
 from bdgf_jax.diffusion.schedule import NoiseSchedule, add_noise
 from bdgf_jax.errors import InputError
 
-Level = Float[np.ndarray, "h w t _"]
+Level = Float[np.ndarray, "h w _ _"]
 
 
 def noise_field(

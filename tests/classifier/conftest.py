@@ -39,7 +39,7 @@ def config():
             "directions": "four",
             "convolution": "causal",
             "head": "mean",
-            "direct_ridge": 0.0,
+            "direct": {"landmarks": 0, "gamma": 0.5, "ridge": 1.0},
             "fusion": "mean",
             "mutual": {
                 "entropy": 0.1,
@@ -64,10 +64,9 @@ def train():
 def make(config):
     """Makes a classifier from the config as it is when this is called."""
 
-    def make_classifier(seed=0, guidance=LEVELS):
-        return GuidedClassifier(
-            config, modalities=CHANNELS, guidance=guidance, timesteps=TIMESTEPS, classes=CLASSES, rngs=nnx.Rngs(seed)
-        )
+    def make_classifier(seed=0, levels=LEVELS):
+        guidance = [(TIMESTEPS, channels) for channels in levels]
+        return GuidedClassifier(config, modalities=CHANNELS, guidance=guidance, classes=CLASSES, rngs=nnx.Rngs(seed))
 
     return make_classifier
 

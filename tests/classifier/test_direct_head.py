@@ -3,11 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.linear_model import LogisticRegression
 
-from bdgf_jax.classifier.direct_head import DirectHead, fit_direct_head
+from bdgf_jax.classifier.direct_head import DirectHead, level_scales, ridge_logistic_regression
 
 CLASSES = 3
+LEVELS = [6, 2]
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +21,30 @@ def samples():
     return features, labels.astype(np.int32)
 
 
-def fitted(samples, weights=None, ridge=4.0):
+def regression(samples, weights=None, ridge=4.0):
     features, labels = samples
     weights = np.ones(len(labels), np.float32) if weights is None else weights
-    return fit_direct_head(features, labels, weights, classes=CLASSES, ridge=ridge)
+    return ridge_logistic_regression(features, labels, weights, classes=CLASSES, ridge=ridge)
+
+
+def fitted(samples, landmarks=90, gamma=0.5, ridge=0.3, centre=1):
+    head = DirectHead(LEVELS, CLASSES, landmarks=landmarks, gamma=gamma, centre=centre)
+    head.fit(*samples, np.ones(len(samples[1]), np.float32), ridge=ridge, seed=0)
+    return head
+
+
+def as_patches(features):
+    """Pixels as patches of one pixel, by level: two timesteps of three channels, one of two."""
+    first, second = np.split(features, [LEVELS[0]], axis=1)
+    return [jnp.asarray(first).reshape(-1, 1, 1, 2, 3), jnp.asarray(second).reshape(-1, 1, 1, 1, 2)]
 
 
 @pytest.mark.parametrize("ridge", [0.5, 100.0])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_fit_is_scikit_learns(samples, ridge, weighted):
+def test_the_regression_is_scikit_learns(samples, ridge, weighted):
     features, labels = samples
     counts = np.random.default_rng(1).uniform(0.2, 3.0, 90).astype(np.float32) if weighted else np.ones(90, np.float32)
-    weights, bias = fitted(samples, counts, ridge)
+    weights, bias = regression(samples, counts, ridge)
     model = LogisticRegression(C=1.0 / ridge, tol=1e-8, max_iter=2000).fit(features, labels, sample_weight=counts)
     np.testing.assert_allclose(weights, model.coef_, atol=2e-3 * np.abs(model.coef_).max())
     np.testing.assert_allclose(bias - bias.mean(), model.intercept_ - model.intercept_.mean(), atol=5e-3)
@@ -40,29 +54,65 @@ def test_twice_the_weight_is_twice_the_pixel(samples):
     features, labels = samples
     doubled = np.where(np.arange(90) < 20, 2.0, 1.0).astype(np.float32)
     repeated = np.concatenate([features, features[:20]]), np.concatenate([labels, labels[:20]])
-    for one, other in zip(fitted(samples, doubled), fitted(repeated), strict=True):
+    for one, other in zip(regression(samples, doubled), regression(repeated), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_the_head_is_the_optimum_among_all_functions_of_the_kernels_space(samples):
+    """Kuhn and Tucker: ridge α_j = truth_j - p_j at the landmarks, whichever way the optimum was found."""
+    features, labels = samples
+    head = fitted(samples)
+    logits = head(as_patches(features))[:, 0, 0]
+    residual = np.eye(CLASSES)[labels] - jax.nn.softmax(logits)
+    order = np.sort(np.random.default_rng(0).permutation(90))
+    np.testing.assert_allclose(head.weights[...].reshape(90, CLASSES), residual[order] / 0.3, atol=0.02)
+
+
+def test_likeness_is_a_gaussian_of_the_distance_between_scaled_levels(samples):
+    features, _ = samples
+    head = fitted(samples, gamma=0.7)
+    scaled = features * level_scales(LEVELS)
+    kernel = RBF(length_scale=(1.0 / (2 * 0.7)) ** 0.5)(scaled)
+    expected = kernel @ np.asarray(head.weights[...]).reshape(90, CLASSES) + np.asarray(head.bias[...])
+    np.testing.assert_allclose(head(as_patches(features))[:, 0, 0], expected, atol=1e-4)
+
+
+def test_every_level_weighs_the_same_and_all_together_one(samples):
+    standardised = np.random.default_rng(0).standard_normal((4000, 8))
+    variance = (standardised * level_scales(LEVELS)).var(axis=0)
+    assert variance[:6].sum() == pytest.approx(0.5, rel=0.05)
+    assert variance[6:].sum() == pytest.approx(0.5, rel=0.05)
+
+
+def test_more_landmarks_than_pixels_change_nothing_and_fewer_are_a_share_of_them(samples):
+    patches = as_patches(samples[0])
+    whole = fitted(samples)(patches)
+    np.testing.assert_allclose(fitted(samples, landmarks=120)(patches), whole, atol=1e-5)
+    some = fitted(samples, landmarks=40)
+    known = np.asarray(some.landmarks[...]).reshape(40, 8)
+    scaled = samples[0] * level_scales(LEVELS)
+    assert all(np.isclose(scaled, row, atol=1e-6).all(axis=1).any() for row in known)
+    assert (some(patches).argmax(-1) == whole.argmax(-1)).mean() > 0.85
 
 
 def test_a_class_without_a_pixel_is_never_the_likeliest(samples):
     features, labels = samples
-    weights, bias = fitted((features[labels != 1], labels[labels != 1]))
-    assert 1 not in (features @ weights.T + bias).argmax(axis=1)
+    head = fitted((features[labels != 1], labels[labels != 1]))
+    assert not (head(as_patches(features)).argmax(-1) == 1).any()
 
 
 def test_the_head_reads_the_pixels_of_the_centre_alone(samples):
-    head = DirectHead(2 * 4, CLASSES, centre=3)
-    head.assign(*fitted(samples))
-    level = jax.random.normal(jax.random.key(0), (5, 7, 7, 2, 4))
-    logits = head([level])
+    head = fitted(samples, centre=3)
+    level, other = jax.random.normal(jax.random.key(0), (5, 7, 7, 2, 3)), jnp.ones((5, 7, 7, 1, 2))
+    logits = head([level, other])
     assert logits.shape == (5, 3, 3, CLASSES)
-    np.testing.assert_array_equal(head([level.at[:, 0].add(1.0)]), logits)
-    weights, bias = (array.astype(np.float32) for array in fitted(samples))
-    np.testing.assert_allclose(logits[:, 1, 1], np.asarray(level[:, 3, 3]).reshape(5, 8) @ weights.T + bias, atol=1e-5)
+    np.testing.assert_array_equal(head([level.at[:, 0].add(1.0), other]), logits)
+    alone = fitted(samples)([level[:, 3:4, 3:4], other[:, 3:4, 3:4]])
+    np.testing.assert_allclose(logits[:, 1, 1], alone[:, 0, 0], atol=1e-5)
 
 
 def test_training_leaves_the_head_alone():
-    graph, parameters = nnx.split(DirectHead(4, CLASSES, centre=1))
+    graph, parameters = nnx.split(DirectHead([4], CLASSES, landmarks=5, gamma=0.5, centre=1))
     level = jnp.ones((2, 1, 1, 1, 4), jnp.bfloat16)
     gradients = jax.grad(lambda parameters: nnx.merge(graph, parameters)([level]).sum())(parameters)
     assert all((gradient == 0).all() for gradient in jax.tree.leaves(gradients))

@@ -40,16 +40,17 @@ def test_the_fused_prediction_is_the_mean_of_the_branches_probabilities(make, pa
     np.testing.assert_allclose(jnp.exp(predictions.fused), mean, rtol=1e-5)
 
 
-def test_the_direct_head_counts_as_one_branch_more(make, patches, config):
-    config.direct_ridge = 1.0
+def test_the_direct_head_counts_as_much_as_all_branches_together(make, patches, config):
+    config.direct.landmarks = 7
     model = make()
-    direct = np.random.default_rng(0).standard_normal((3, model.direct_head.weights[0].size))
-    model.direct_head.assign(direct, np.zeros(3))
+    pixels = np.random.default_rng(0).standard_normal((7, 20)).astype(np.float32)
+    model.direct_head.fit(pixels, np.arange(7) % 3, np.ones(7), ridge=0.1, seed=0)
     graph, parameters = nnx.split(model)
     predictions = classify(graph, parameters, patches)
-    mean = sum(jax.nn.softmax(logits) for logits in (*predictions.logits.values(), predictions.direct)) / 4.0
+    branches = sum(jax.nn.softmax(logits) for logits in predictions.logits.values()) / 3.0
+    mean = (branches + jax.nn.softmax(predictions.direct)) / 2.0
     np.testing.assert_allclose(jnp.exp(predictions.fused), mean, rtol=1e-4)
-    assert make(guidance=()).direct_head is None
+    assert make(levels=()).direct_head is None
 
 
 def test_a_branch_left_out_changes_nothing_in_the_others(make, patches):
@@ -96,17 +97,17 @@ def test_guidance_changes_every_branch_and_none_where_there_is_none(config, make
         assert jnp.abs(plain.logits[name] - other.logits[name]).max() > 1e-3
     config.branches = ("cnn",)
     config.guidance.cnn = "none"
-    for model in (make(), make(guidance=())):
+    for model in (make(), make(levels=())):
         assert not jax.tree.leaves(nnx.state(model.merges))
         assert model(images, ()).fused.shape == (4, 1, 1, 3)
 
 
 def test_stages_share_levels_where_there_are_fewer(config, make):
     config.branches = ("cnn",)
-    assert [guide.level for guide in make(guidance=(6,)).branches["cnn"].guides] == [0, 0]
-    assert [guide.level for guide in make(guidance=(6, 4)).branches["cnn"].guides] == [0, 1]
+    assert [guide.level for guide in make(levels=(6,)).branches["cnn"].guides] == [0, 0]
+    assert [guide.level for guide in make(levels=(6, 4)).branches["cnn"].guides] == [0, 1]
     config.stages = 3
-    assert [guide.level for guide in make(guidance=(6, 4)).branches["cnn"].guides] == [0, 0, 1]
+    assert [guide.level for guide in make(levels=(6, 4)).branches["cnn"].guides] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("fusion", ["mean", "head"])
@@ -126,7 +127,7 @@ def test_the_centre_of_the_patch_is_predicted_densely(config, make, patches, fus
         ({"fusion": "vote"}, "fusion is 'vote'; expected one of mean, head"),
         ({"centre": 2}, r"must be odd .* got 5 and 2"),
         ({"centre": 7}, "no larger than the patch"),
-        ({"stages": 1}, "2 levels of diffusion features for 1 stages"),
+        ({"stages": 1}, "2 levels of guidance for 1 stages"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(config, make, changes, message):

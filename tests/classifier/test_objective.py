@@ -161,7 +161,7 @@ def test_eight_patches_are_learnt_by_heart(config, data, train, make, branch):
     config.stages = 1
     train.augment = False
     data["guidance"] = data["guidance"][:1]
-    graph, parameters = nnx.split(make(guidance=(6,)))
+    graph, parameters = nnx.split(make(levels=(6,)))
     loss = classification_objective(graph, config, train, gather=gather)
     optimiser = optax.adam(1e-2)
 

@@ -2,25 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.scenes.splits import Blocks, split_blocks
 from bdgf_jax.scenes.synthetic import synthetic_scene
-from experiments.baselines import (
-    METHODS,
-    VOTERS,
-    baseline_features,
-    baselines,
-    local_statistics,
-    morphological_profile,
-)
+from experiments.baselines import METHODS, VOTERS, baseline_features, baselines
 
 pytestmark = pytest.mark.slow
-
-IMAGES = hnp.arrays(np.float32, (13, 17), elements=st.integers(-20, 20).map(float))
 
 
 @pytest.fixture(scope="module")
@@ -38,37 +26,6 @@ def features(scene):
 @pytest.fixture(scope="module")
 def probabilities(scene, features):
     return baselines(scene, features, seed=0, methods=(*METHODS, *VOTERS))
-
-
-@settings(max_examples=20, deadline=None)
-@given(IMAGES)
-def test_openings_only_lower_and_closings_only_raise_the_more_the_larger_the_disk(image):
-    profile = list(morphological_profile(image))
-    for opening in profile[::2]:
-        assert (opening <= image).all()
-    for closing in profile[1::2]:
-        assert (closing >= image).all()
-    assert (profile[4] <= profile[0]).all()
-    assert (profile[5] >= profile[1]).all()
-
-
-def test_reconstruction_keeps_the_shape_of_what_is_larger_than_the_disk():
-    """A plain opening by a disk would round the corners of the square; the small speck goes either way."""
-    image = np.zeros((40, 40), np.float32)
-    image[5:25, 5:25] = 1.0
-    speck = image.copy()
-    speck[33:35, 33:35] = 1.0
-    opening = next(iter(morphological_profile(speck)))
-    np.testing.assert_array_equal(opening, image)
-
-
-def test_local_statistics_are_those_of_the_window():
-    image = np.random.default_rng(0).normal(1000.0, 1.0, (20, 20)).astype(np.float32)
-    statistics = list(local_statistics(image))
-    for index, side in enumerate((3, 7, 11)):
-        window = image[9 - side // 2 : 10 + side // 2, 10 - side // 2 : 11 + side // 2].astype(np.float64)
-        assert statistics[2 * index][9, 10] == pytest.approx(window.mean(), rel=1e-6)
-        assert statistics[2 * index + 1][9, 10] == pytest.approx(window.std(), rel=1e-4)
 
 
 def test_balanced_features_give_every_modality_the_same_variance(scene, features):
