@@ -87,6 +87,10 @@ def get_config(size: str = "") -> Any:
     # Optimisation of the DDPM. Every figure in steps.
     config.pretrain = _optimisation(steps=1500, batch_size=16, learning_rate=2e-3)
     config.pretrain.crop = 32  # side of the crops, a multiple of 2 ** (levels - 1)
+    # on the scene where empty; else on many: a folder of folders with the files of scene.modalities, or the name that
+    # such a corpus was prepared under. Statistics are the corpus's then
+    config.pretrain.corpus = ""
+    config.pretrain.tile = 64  # side of the tiles that a corpus is cut into, and crops are cut from at random
 
     # What the classifier is guided by.
     config.features = ml_collections.ConfigDict(

@@ -112,13 +112,13 @@ def training_step(task: Task, config: Any, repeats: int) -> dict[str, Any]:
     optimiser = make_optimiser(config, placed.layout)
     state = placed.pack(initial_state(task.parameters, task.carry, optimiser.init(jnp.zeros(placed.layout.size))))
     data = jax.tree.map(jnp.asarray, task.data)
-    centres = jnp.asarray(task.candidates[np.arange(config.batch_size) % len(task.candidates)], jnp.int32)
+    batch = jax.tree.map(jnp.asarray, task.samples[np.arange(config.batch_size) % len(task.samples)])
     key = jax.random.key(config.seed)
-    step, counted = compiled(make_step(task.objective, optimiser, placed, config), state, data, centres, key)
+    step, counted = compiled(make_step(task.objective, optimiser, placed, config), state, data, batch, key)
 
     def once():
         nonlocal state
-        state, metrics = step(state, data, centres, key)
+        state, metrics = step(state, data, batch, key)
         return metrics
 
     return spread(timings(once, repeats), config.batch_size, "samples", counted)
