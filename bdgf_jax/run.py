@@ -11,6 +11,7 @@ from numpy import ndarray
 from bdgf_jax import configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.drift import find_drift
 from bdgf_jax.scenes.inspection import inspect_scene, refuse_errors
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.scene import Finding, Modality, Scene, check_modalities
@@ -82,6 +83,8 @@ def open_run(
     refuse_errors(findings)
     transforms = _transforms(config, workdir, scene) if transforms is None else transforms
     images = {name: _transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
+    if config.pretrain.corpus:
+        findings = [*findings, *find_drift(scene.modalities, transforms)]
     workdir.mkdir(parents=True, exist_ok=True)
     if is_first():
         write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions()})

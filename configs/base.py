@@ -98,6 +98,9 @@ def get_config(size: str = "") -> Any:
             # ddpm | untrained (the control) | none | another model's feature maps: files (h, w, c), one a level,
             # coarsest first, commas between them
             "source": "ddpm",
+            # the DDPM of another run, of the same modalities and bands, instead of one that is pre-trained now: its
+            # --workdir, a folder from `bdgf export`, or one of its checkpoints. `diffusion` and statistics are its own
+            "checkpoint": "",
             "timesteps": (50, 100, 400),
             "draws": 4,  # of noise, whose features are averaged
             "levels": (0, 1),  # of the decoder, coarsest first

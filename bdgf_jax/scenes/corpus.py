@@ -19,14 +19,13 @@ from ml_collections import ConfigDict
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.loading import load_scene
+from bdgf_jax.scenes.modalities import check_options
 from bdgf_jax.scenes.moments import Moments
-from bdgf_jax.scenes.prepared import check_array_record, data_folder
+from bdgf_jax.scenes.prepared import check_installed, data_folder
 from bdgf_jax.scenes.scene import Modality, Scene
 from bdgf_jax.scenes.statistics import BandTransform, transform_of_moments
 
 SPLIT = "tiles"
-# What of the `scene` section decides what the images of a group are.
-GROUP_FIELDS = ("modalities", "reference", "resampling")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -167,9 +166,10 @@ def open_corpus(name_or_folder: str, scene: Any, *, tile: int) -> Corpus:
 
     Raises:
       InputError: there is no such corpus; a group lacks a modality, cannot be read, or holds other bands; array_record
-        is not installed.
+        or grain is not installed.
     """
-    check_array_record("pretrain.corpus")
+    for package in ("array_record", "grain"):
+        check_installed(package, "pretrain.corpus")
     folder, prepared = Path(name_or_folder).expanduser(), data_folder() / CorpusTiles.name
     if not folder.is_dir():
         if (prepared / name_or_folder).is_dir():
@@ -179,9 +179,13 @@ def open_corpus(name_or_folder: str, scene: Any, *, tile: int) -> Corpus:
             f"pretrain.corpus is '{name_or_folder}', which is no folder, and no prepared corpus in {prepared}"
             f" (there: {known})."
         )
-    reads = {field: scene[field].to_dict() if field == "modalities" else scene[field] for field in GROUP_FIELDS}
-    groups = _groups(folder, scene.modalities)
-    name = _name(folder, [reads, tile, _stamps(groups, scene.modalities)])
+    fields = scene.modalities.to_dict()
+    for modality, options in fields.items():
+        check_options(modality, options)
+    files = {modality: options["file"] for modality, options in fields.items()}
+    groups = _groups(folder, files)
+    stamps = [_stamp(group / file) for group in groups for file in files.values()]
+    name = _name(folder, [fields, scene.reference, scene.resampling, tile, stamps])
     builder = CorpusTiles(
         config=CorpusFiles(
             name=name,
@@ -228,13 +232,12 @@ def _filled(
     return np.pad(values, missing)
 
 
-def _groups(folder: Path, modalities: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+def _groups(folder: Path, files: Mapping[str, str]) -> list[Path]:
     """The sub-folders that hold a file of a modality, by name.
 
     Raises:
       InputError: one of them lacks another modality's file; there is none.
     """
-    files = {name: options.get("file", "") for name, options in modalities.items()}
     if not files:
         raise InputError("scene.modalities is empty; it names the files of each group of pretrain.corpus.")
     holds = lambda group: [name for name, file in files.items() if (group / file).is_file()]
@@ -257,11 +260,10 @@ def _groups(folder: Path, modalities: Mapping[str, Mapping[str, Any]]) -> list[P
     return groups
 
 
-def _stamps(groups: Sequence[Path], modalities: Mapping[str, Mapping[str, Any]]) -> list[list]:
-    """What tells whether the files are still the same, without reading them."""
-    paths = [group / options["file"] for group in groups for options in modalities.values()]
-    stats = [(path, path.stat()) for path in paths]
-    return [[path.parent.name, path.name, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+def _stamp(path: Path) -> list:
+    """What tells whether a file is still the same, without reading it."""
+    stat = path.stat()
+    return [path.parent.name, path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def _name(folder: Path, content: Any) -> str:

@@ -40,7 +40,7 @@ def transform_crops(
       images: in the sensor's units.
       valid: pixels that hold a measurement.
     """
-    centred = images - jnp.asarray(transform.mean, jnp.float32)
+    centred = images - jnp.asarray(transform.mean, jnp.float32)[None, None, None]
     # Not in TF32 or bfloat16, the accelerators' default: components of little variance are small differences.
     transformed = jnp.matmul(
         centred, jnp.asarray(transform.projection, jnp.float32), precision=jax.lax.Precision.HIGHEST

@@ -165,7 +165,7 @@ def prepared_contents(config: Any) -> PreparedContents:
     Raises:
       InputError: a file is missing, with what to get, or cannot be used; array_record is not installed.
     """
-    check_array_record("scene.source = 'prepared'")
+    check_installed("array_record", "scene.source = 'prepared'")
     files = scene_files(config.name, config)
     builder = MultimodalScene(
         config=files.name if files.name in LAYOUTS else files,
@@ -188,10 +188,10 @@ def data_folder() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
 
 
-def check_array_record(what: str) -> None:
-    """Raises an InputError where array_record, which `what` needs, is not installed."""
-    if importlib.util.find_spec("array_record") is None:
-        raise InputError(f"{what} needs array_record: pip install 'bdgf-jax[prepared]'.")
+def check_installed(package: str, what: str) -> None:
+    """Raises an InputError where a package of the extra, which `what` needs, is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{what} needs {package}: pip install 'bdgf-jax[prepared]'.")
 
 
 def _codes() -> tfds.features.Tensor:

@@ -127,8 +127,8 @@ class _Source:
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, step) -> PyTree:
-        return self._samples[self._stream[int(step)]]
+    def __getitem__(self, index: int) -> PyTree:
+        return self._samples[self._stream[index]]
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
