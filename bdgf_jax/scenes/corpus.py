@@ -110,7 +110,7 @@ class Corpus:
 
     def __init__(self, folder: Path):
         builder: Any = tfds.builder_from_directory(folder)
-        self.name = folder.parent.name
+        self.name, self._folder = folder.parent.name, folder
         self.groups: int = builder.info.metadata["groups"]
         self._described = builder.info.metadata["modalities"]
         self._tiles = builder.as_data_source(split=SPLIT)
@@ -120,8 +120,18 @@ class Corpus:
         return len(self._tiles)
 
     def __getitem__(self, numbers: Int[np.ndarray, " b"]) -> dict[str, dict[str, np.ndarray]]:
-        """The tiles of these numbers: images "b p p c" in the sensors' units and valid "b p p", by modality."""
-        tiles = self._tiles.__getitems__([int(number) for number in numbers])
+        """The tiles of these numbers: images "b p p c" in the sensors' units and valid "b p p", by modality.
+
+        Raises:
+          InputError: a file of the corpus is damaged, which array_record notices, or gone.
+        """
+        try:
+            tiles = self._tiles.__getitems__([int(number) for number in numbers])
+        except RuntimeError as error:
+            raise InputError(
+                f"the corpus '{self.name}' cannot be read ({error}). Delete {self._folder}; it is prepared again from"
+                " the folder that it was made of."
+            ) from error
         stacked = lambda part: {name: np.stack([tile[f"{part}/{name}"] for tile in tiles]) for name in self._described}
         return {"images": stacked("image"), "valid": stacked("valid")}
 

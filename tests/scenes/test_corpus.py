@@ -130,6 +130,16 @@ def test_a_group_with_other_bands_is_named_and_nothing_is_left(tmp_path, reads, 
         open_corpus(str(tmp_path / "groups"), reads, tile=16)
 
 
+def test_a_flipped_byte_is_noticed_and_the_way_out_is_said(tmp_path, reads, groups):
+    corpus = open_corpus(str(tmp_path / "groups"), reads, tile=16)
+    (path,) = (tmp_path / "tfds").rglob("*.array_record*")
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"the corpus '{corpus.name}' cannot be read .*Delete {path.parent}; it is"):
+        corpus[np.arange(len(corpus))]
+
+
 def test_percentiles_cannot_be_had_in_one_pass(tmp_path, reads, groups):
     with pytest.raises(InputError, match=r"percentiles is \(1, 99\), which cannot be taken of a corpus"):
         open_corpus(str(tmp_path / "groups"), reads, tile=16).transforms(**STATISTICS | {"percentiles": (1, 99)})
