@@ -70,23 +70,26 @@ def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib
     Raises:
       InputError: there are no two scenes.
     """
-    scenes = sorted(path for path in groups.iterdir() if path.is_dir())
+    scenes = tuple(sorted(path for path in groups.iterdir() if path.is_dir()))
     if len(scenes) < 2:
         raise InputError(f"--groups {groups}: two scenes are needed at least, it holds {len(scenes)} folders.")
     began = time.monotonic()
     results = {"config": config.to_dict(), "pretraining_steps": config.pretrain.steps, "scenes": []}
+    sees = {
+        target: {"in_scene": (target,), "cross_scene": tuple(one for one in scenes if one != target), "corpus": scenes}
+        for target in scenes
+    }
+    seen = dict.fromkeys(which for ways in sees.values() for which in ways.values())
+    pretrained = {which: pretrained_on(config, which, workdir / "pretrained") for which in seen}
     for target in scenes:
-        others = [scene for scene in scenes if scene != target]
-        sees = {"in_scene": [target], "cross_scene": others, "corpus": scenes}
         here = configured(config, scene__folder=str(target))
-        features = {
-            method: guidance(here, seen, workdir / "pretrained", workdir / target.name / method)
-            for method, seen in sees.items()
-        }
-        untrained = configured(here, features__source="untrained")
-        features["untrained"] = mapping.features(open_run(untrained, workdir / target.name / "untrained"))
+        features = {}
+        for method, which in sees[target].items():
+            guided = configured(here, features__checkpoint=str(pretrained[which]))
+            features[method] = mapping.features(open_guided(guided, workdir / target.name / method))
+        run = open_run(configured(here, features__source="untrained"), workdir / target.name / "untrained")
+        features["untrained"] = mapping.features(run)
         record = {"scene": target.name, "seeds": [], "n_train": [], "n_test": [], "methods": {}}
-        run = open_run(untrained, workdir / target.name / "untrained")
         for seed in seeds:
             split = dataclasses.replace(run, scene=load_scene(configured(here, scene__split__seed=seed).scene))
             note(record, split, seed, {method: probe(split.scene, features[method]) for method in METHODS})
@@ -97,26 +100,22 @@ def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib
     return read_json(out)
 
 
-def guidance(
-    config: Config, seen: list[pathlib.Path], pretrained: pathlib.Path, workdir: pathlib.Path
-) -> tuple[np.ndarray, ...]:
-    """Features of the config's scene by a DDPM that has seen these scenes, pre-trained now where that was never done.
+def pretrained_on(config: Config, seen: tuple[pathlib.Path, ...], workdir: pathlib.Path) -> pathlib.Path:
+    """The workdir of a DDPM that has seen these scenes, pre-trained now where that was never done.
 
     Args:
-      config: of the scene.
+      config: of any scene.
       seen: folders of the scenes that the DDPM sees.
-      pretrained: where pre-trainings are kept, by what they have seen.
-      workdir: of the run on the scene.
+      workdir: where pre-trainings are kept, by what they have seen.
     """
-    name = "+".join(path.name for path in seen)
-    folder = pretrained / name / "groups"
+    workdir = workdir / "+".join(path.name for path in seen)
+    folder = workdir / "groups"
     folder.mkdir(parents=True, exist_ok=True)
     for path in seen:
         if not (folder / path.name).exists():
             (folder / path.name).symlink_to(path.resolve())
-    run = pretrained / name / "run"
-    pretrain(open_run(configured(config, scene__folder=str(seen[0]), pretrain__corpus=str(folder)), run))
-    return mapping.features(open_guided(configured(config, features__checkpoint=str(run)), workdir))
+    pretrain(open_run(configured(config, scene__folder=str(seen[0]), pretrain__corpus=str(folder)), workdir / "run"))
+    return workdir / "run"
 
 
 def table(results: dict) -> str:
