@@ -24,7 +24,6 @@ from typing import Any
 import jax
 import numpy as np
 import rasterio
-from rasterio.windows import Window
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
@@ -103,11 +102,12 @@ def write_windows(scenes: list[pathlib.Path], files: list[str], count: int, fold
         with rasterio.open(scene / files[0]) as reference:
             side = min(SIDE, *reference.shape)
             row, column = (int(random.integers(length - side + 1)) for length in reference.shape)
+        window = ((row, row + side), (column, column + side))
         group = folder / f"{number:05d}"
         group.mkdir(parents=True)
         for file in files:
             with rasterio.open(scene / file) as source:
-                image = np.rot90(source.read(window=Window(column, row, side, side)), turns, axes=(1, 2))
+                image = np.rot90(source.read(window=window), turns, axes=(1, 2))
                 profile = source.profile | {"width": side, "height": side, "tiled": False}
                 with rasterio.open(group / file, "w", **profile) as target:
                     target.write(image)
