@@ -24,8 +24,9 @@ setuptools.setup(
     install_requires=[
         "bdgf-kernels",
         "absl-py",
-        # The wheels for Windows lag behind: there it is an extra, which only prepared scenes need.
+        # The wheels for Windows lag behind: there they are an extra, which only prepared scenes and corpora need.
         "array_record; sys_platform != 'win32'",
+        "grain>=0.2.18; sys_platform != 'win32'",
         "chex",
         "einops>=0.8",
         "flatbuffers",
@@ -51,7 +52,7 @@ setuptools.setup(
     ],
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
-        "prepared": ["array_record"],
+        "prepared": ["array_record", "grain>=0.2.18"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "experiments": ["scikit-learn"],
         "test": [

@@ -140,10 +140,16 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
             from bdgf_jax.model import open_model
 
             run = open_model(model, config, workdir, force=options.force)
+        elif config.features.checkpoint:
+            from bdgf_jax.pretrained import open_guided
+
+            run = open_guided(config, workdir, force=options.force)
         else:
             run = open_run(config, workdir, force=options.force)
     trains = options.command in ("run", "pretrain", "features", "train")
-    if trains and config.features.source == "ddpm":
+    if trains and config.features.checkpoint:
+        print(f"The DDPM is that of {config.features.checkpoint}.")
+    elif trains and config.features.source == "ddpm":
         from bdgf_jax.fitting import pretrain
 
         pretrain(run)

@@ -1,7 +1,7 @@
 """The two stretches of the road that train: the DDPM without labels, then the classifier that it guides."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Int, PyTree
 
 from bdgf_jax import mapping
+from bdgf_jax.classifier.augmentation import random_symmetries, transform
 from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
 from bdgf_jax.classifier.objective import classification_objective
 from bdgf_jax.diffusion.denoiser import build_denoiser
@@ -21,10 +22,17 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.evaluation.prediction import predict_scene
 from bdgf_jax.run import Run
+from bdgf_jax.scenes.crops import random_crops, transform_crops
 from bdgf_jax.scenes.patches import gather
+from bdgf_jax.scenes.statistics import BandTransform
+from bdgf_jax.training.batches import Samples
+from bdgf_jax.training.distributed import first_before_others
 from bdgf_jax.training.loop import fit
 from bdgf_jax.training.mesh import make_mesh
 from bdgf_jax.training.state import TrainState
+
+if TYPE_CHECKING:
+    from bdgf_jax.scenes.corpus import Corpus
 
 
 class Task(NamedTuple):
@@ -35,7 +43,7 @@ class Task(NamedTuple):
     parameters: nnx.State
     carry: PyTree
     data: PyTree
-    candidates: Int[np.ndarray, "n 2"]
+    samples: Samples
 
 
 def pretrain(run: Run) -> nnx.State:
@@ -56,6 +64,7 @@ def pretraining_task(run: Run) -> Task:
     config = run.config
     graph, parameters = build_denoiser(config.diffusion, run.channels, config.pretrain.seed)
     rule = masking_rule(config.masking, len(run.channels), config.pretrain.batch_size)
+    on_corpus = bool(config.pretrain.corpus)
     objective = pretraining_objective(
         graph,
         noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
@@ -65,16 +74,58 @@ def pretraining_task(run: Run) -> Task:
         modalities=tuple(run.channels),
         crop=config.pretrain.crop,
         steps=config.pretrain.steps,
-        gather=gather,
+        gather=(lambda data, crops, side: crops) if on_corpus else gather,
     )
     return Task(
         graph,
-        objective,
+        cropped(objective, run.transforms, config.pretrain.crop) if on_corpus else objective,
         parameters,
         carry=initial_carry(rule, len(run.channels)),
-        data={"images": run.images, "valid": run.valid},
-        candidates=np.argwhere(run.scene.valid).astype(np.int32),
+        data={} if on_corpus else {"images": run.images, "valid": run.valid},
+        samples=corpus_of(run) if on_corpus else np.argwhere(run.scene.valid).astype(np.int32),
     )
+
+
+def corpus_of(run: Run) -> "Corpus":
+    """The corpus that the run's DDPM is pre-trained on.
+
+    Raises:
+      InputError: it is not there, or its tiles are smaller than the crops.
+    """
+    from bdgf_jax.scenes.corpus import open_corpus
+
+    config = run.config.pretrain
+    with first_before_others("corpus"):
+        corpus = open_corpus(config.corpus, run.config.scene, tile=config.tile)
+    if corpus.tile < config.crop:
+        raise InputError(
+            f"pretrain.crop is {config.crop}, and the tiles of the corpus '{corpus.name}' have a side of {corpus.tile}"
+            " pixels; set pretrain.tile to twice the crop, say."
+        )
+    return corpus
+
+
+def cropped(objective: Callable, transforms: Mapping[str, BandTransform], crop: int) -> Callable:
+    """The objective on tiles in the sensors' units, of which it sees a random crop, turned or mirrored at random.
+
+    Args:
+      objective: on crops as the models see them.
+      transforms: of each modality.
+      crop: side of the crops.
+    """
+
+    def on_tiles(parameters, carry, data, tiles, key, step):
+        for_places, for_symmetries, for_objective = jax.random.split(key, 3)
+        crops = random_crops(tiles, crop, for_places)
+        count = jax.tree.leaves(crops)[0].shape[0]
+        crops = transform(crops, random_symmetries(for_symmetries, count))
+        images = {
+            name: transform_crops(transforms[name], image, crops["valid"][name])
+            for name, image in crops["images"].items()
+        }
+        return objective(parameters, carry, data, {"images": images, "valid": crops["valid"]}, for_objective, step)
+
+    return on_tiles
 
 
 def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
@@ -128,7 +179,7 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
         parameters,
         carry=(),
         data={"images": run.images, "guidance": guidance, "labels": labels, "class_weights": weights},
-        candidates=candidates,
+        samples=candidates,
     )
 
 
@@ -138,7 +189,7 @@ def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> Tra
         task.parameters,
         carry=task.carry,
         data=task.data,
-        candidates=task.candidates,
+        samples=task.samples,
         config=run.config[stretch],
         workdir=run.workdir / stretch,
         title=title,

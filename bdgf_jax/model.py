@@ -23,10 +23,10 @@ from bdgf_jax import mapping
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.run import Run, open_run, read_json
-from bdgf_jax.scenes.drift import describe_drift, measure_drift
+from bdgf_jax.scenes.drift import find_drift
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.scene import UNLABELLED, LandCover, Scene, check_modalities, empty_masks
-from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform
+from bdgf_jax.scenes.statistics import BandTransform
 from bdgf_jax.training.listing import list_checkpoints
 
 RECORDS = ("config.json", "scene.json")
@@ -131,12 +131,9 @@ def _as_the_model_knows_it(scene: Scene, transforms: dict[str, BandTransform], d
     check_modalities(transforms, scene.modalities)
     # The order of a JSON object is the model's order of modalities.
     modalities = {name: scene.modalities[name] for name in transforms}
-    findings = []
-    for name, modality in modalities.items():
-        image = apply_band_transform(transforms[name], modality)
-        if found := describe_drift(name, measure_drift(image, modality.valid, transforms[name].explained)):
-            print(f"{found.subject} {found.message}", file=sys.stderr, flush=True)
-            findings.append(found)
+    findings = find_drift(modalities, transforms)
+    for found in findings:
+        print(f"{found.subject} {found.message}", file=sys.stderr, flush=True)
     # The scene's own labels may be of another class table, and prediction needs none.
     return dataclasses.replace(
         scene,

@@ -11,9 +11,10 @@ from numpy import ndarray
 from bdgf_jax import configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.drift import find_drift
 from bdgf_jax.scenes.inspection import inspect_scene, refuse_errors
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Finding, Modality, Scene
+from bdgf_jax.scenes.scene import Finding, Modality, Scene, check_modalities
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
 from bdgf_jax.training.distributed import is_first
 from bdgf_jax.versions import versions
@@ -82,6 +83,8 @@ def open_run(
     refuse_errors(findings)
     transforms = _transforms(config, workdir, scene) if transforms is None else transforms
     images = {name: _transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
+    if config.pretrain.corpus:
+        findings = [*findings, *find_drift(scene.modalities, transforms)]
     workdir.mkdir(parents=True, exist_ok=True)
     if is_first():
         write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions()})
@@ -113,13 +116,15 @@ def describe_scene(scene: Scene, transforms: dict[str, BandTransform], findings:
 
 
 def _transforms(config: Config, workdir: pathlib.Path, scene: Scene) -> dict[str, BandTransform]:
-    """Statistics that the workdir's models were trained with; where there are none yet, the scene's own.
+    """Statistics that the workdir's models were trained with; where there are none yet, the corpus's or scene's own.
 
     Raises:
-      InputError: the models know other classes.
+      InputError: the models know other classes, or the corpus cannot be used.
     """
     trained = any((workdir / stretch / "checkpoints").is_dir() for stretch in ("pretrain", "train"))
     before = read_json(workdir / "scene.json") if trained else {}
+    if not before and config.pretrain.corpus:
+        return _corpus_transforms(config, scene)
     if not before:
         return {
             name: fit_band_transform(modality, **config.scene.statistics) for name, modality in scene.modalities.items()
@@ -131,6 +136,16 @@ def _transforms(config: Config, workdir: pathlib.Path, scene: Scene) -> dict[str
             " Use the label file that it was trained with, or another --workdir."
         )
     return {name: BandTransform.from_dict(before["modalities"][name]["statistics"]) for name in scene.modalities}
+
+
+def _corpus_transforms(config: Config, scene: Scene) -> dict[str, BandTransform]:
+    # Imported here: TensorFlow Datasets is slow to import, and no other run needs it.
+    from bdgf_jax.scenes.corpus import open_corpus
+
+    corpus = open_corpus(config.pretrain.corpus, config.scene, tile=config.pretrain.tile)
+    transforms = corpus.transforms(**config.scene.statistics)
+    check_modalities(transforms, scene.modalities)
+    return {name: transforms[name] for name in scene.modalities}
 
 
 def _transformed(name: str, transform: BandTransform, modality: Modality) -> Float[ndarray, "h w _"]:

@@ -87,6 +87,10 @@ def get_config(size: str = "") -> Any:
     # Optimisation of the DDPM. Every figure in steps.
     config.pretrain = _optimisation(steps=1500, batch_size=16, learning_rate=2e-3)
     config.pretrain.crop = 32  # side of the crops, a multiple of 2 ** (levels - 1)
+    # on the scene where empty; else on many: a folder of folders with the files of scene.modalities, or the name that
+    # such a corpus was prepared under. Statistics are the corpus's then
+    config.pretrain.corpus = ""
+    config.pretrain.tile = 64  # side of the tiles that a corpus is cut into, and crops are cut from at random
 
     # What the classifier is guided by.
     config.features = ml_collections.ConfigDict(
@@ -94,6 +98,9 @@ def get_config(size: str = "") -> Any:
             # ddpm | untrained (the control) | none | another model's feature maps: files (h, w, c), one a level,
             # coarsest first, commas between them
             "source": "ddpm",
+            # the DDPM of another run, of the same modalities and bands, instead of one that is pre-trained now: its
+            # --workdir, a folder from `bdgf export`, or one of its checkpoints. `diffusion` and statistics are its own
+            "checkpoint": "",
             "timesteps": (50, 100, 400),
             "draws": 4,  # of noise, whose features are averaged
             "levels": (0, 1),  # of the decoder, coarsest first

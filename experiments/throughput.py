@@ -108,20 +108,25 @@ def training(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> dict[s
 
 def training_step(task: Task, config: Any, repeats: int) -> dict[str, Any]:
     """Compiles and times one step on resident inputs."""
+    batch = jax.tree.map(jnp.asarray, task.samples[np.arange(config.batch_size) % len(task.samples)])
+    step, counted = compiled_step(task, config, batch)
+    return spread(timings(lambda: step(batch), repeats), config.batch_size, "samples", counted)
+
+
+def compiled_step(task: Task, config: Any, batch: Any) -> tuple[Callable, dict[str, float]]:
+    """A step of a training as a function of batches that are like this one, and what `compiled` counts of it."""
     placed = Placement(task.parameters, make_mesh({"data": -1}), "replicated")
     optimiser = make_optimiser(config, placed.layout)
     state = placed.pack(initial_state(task.parameters, task.carry, optimiser.init(jnp.zeros(placed.layout.size))))
-    data = jax.tree.map(jnp.asarray, task.data)
-    centres = jnp.asarray(task.candidates[np.arange(config.batch_size) % len(task.candidates)], jnp.int32)
-    key = jax.random.key(config.seed)
-    step, counted = compiled(make_step(task.objective, optimiser, placed, config), state, data, centres, key)
+    data, key = jax.tree.map(jnp.asarray, task.data), jax.random.key(config.seed)
+    program, counted = compiled(make_step(task.objective, optimiser, placed, config), state, data, batch, key)
 
-    def once():
+    def step(batch):
         nonlocal state
-        state, metrics = step(state, data, centres, key)
+        state, metrics = program(state, data, batch, key)
         return metrics
 
-    return spread(timings(once, repeats), config.batch_size, "samples", counted)
+    return step, counted
 
 
 def extraction(run: Run, repeats: int) -> dict[str, Any]:

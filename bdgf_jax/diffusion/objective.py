@@ -62,7 +62,7 @@ def pretraining_objective(
       modalities: their names, in the order of the scene and of the rule's ratios.
       crop: side of the crops.
       steps: of the whole training, for the ramp.
-      gather: (arrays, centres, side) -> crops.
+      gather: (data, batch, side) -> crops, a mapping of `images` and `valid`.
 
     Raises:
       InputError: `diffusion.target` is none of `TARGETS`.
@@ -73,11 +73,11 @@ def pretraining_objective(
     start, end = masking.ramp
     names = tuple(modalities)
 
-    def objective(parameters, carry, data, centres, key, step):
-        crops = gather({"images": data["images"], "valid": data["valid"]}, centres, crop)
+    def objective(parameters, carry, data, batch, key, step):
+        crops = gather(data, batch, crop)
         images, valid = crops["images"], crops["valid"]
         for_time, for_noise, for_ratio, for_masks = jax.random.split(key, 4)
-        t = jax.random.randint(for_time, (centres.shape[0],), 0, timesteps)
+        t = jax.random.randint(for_time, images[names[0]].shape[:1], 0, timesteps)
         noise = {
             name: jax.random.normal(jax.random.fold_in(for_noise, i), images[name].shape)
             for i, name in enumerate(names)

@@ -1,11 +1,14 @@
 """How far a scene lies off the one that a model was trained on, by the statistics that travel with the model."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bdgf_jax.scenes.scene import Finding
+from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.scene import Finding, Modality
+from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform
 
 # In deviations of the training scene. A model is not expected to hold beyond them [ours].
 FARTHEST_SHIFT = 1.0
@@ -53,3 +56,19 @@ def describe_drift(name: str, drift: Drift) -> Finding | None:
         f" {drift.spread:.1f} times as large (0 and 1 are alike). Check units, sensor and season; the map may be"
         " wrong.",
     )
+
+
+def find_drift(modalities: Mapping[str, Modality], transforms: Mapping[str, BandTransform]) -> list[Finding]:
+    """A warning for each modality that lies far off what its transform was fitted on.
+
+    Raises:
+      InputError: the bands of a modality are not those of its transform.
+    """
+    findings = []
+    for name, modality in modalities.items():
+        try:
+            image = apply_band_transform(transforms[name], modality)
+        except InputError as error:
+            raise InputError(f"modality '{name}': {error}") from error
+        findings.append(describe_drift(name, measure_drift(image, modality.valid, transforms[name].explained)))
+    return [found for found in findings if found is not None]

@@ -165,12 +165,11 @@ def prepared_contents(config: Any) -> PreparedContents:
     Raises:
       InputError: a file is missing, with what to get, or cannot be used; array_record is not installed.
     """
-    if importlib.util.find_spec("array_record") is None:
-        raise InputError("scene.source = 'prepared' needs array_record: pip install 'bdgf-jax[prepared]'.")
+    check_installed("array_record", "scene.source = 'prepared'")
     files = scene_files(config.name, config)
     builder = MultimodalScene(
         config=files.name if files.name in LAYOUTS else files,
-        data_dir=os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets",
+        data_dir=data_folder(),
         file_format="array_record",
     )
     if not builder.is_prepared():
@@ -182,6 +181,17 @@ def prepared_contents(config: Any) -> PreparedContents:
                 raise InputError(f"{error}\n{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
     return PreparedContents(config, builder)
+
+
+def data_folder() -> Path:
+    """Where TensorFlow Datasets keeps its data."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+
+
+def check_installed(package: str, what: str) -> None:
+    """Raises an InputError where a package of the extra, which `what` needs, is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{what} needs {package}: pip install 'bdgf-jax[prepared]'.")
 
 
 def _codes() -> tfds.features.Tensor:

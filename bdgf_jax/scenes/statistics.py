@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from bdgf_jax.errors import InputError
+from bdgf_jax.scenes.moments import ROWS_AT_ONCE, Moments
 from bdgf_jax.scenes.scene import Modality
 
 # float32 images carry about 7 digits: variance below this share of the largest is rounding, not signal.
 NUMERICALLY_ZERO = 1e-10
-ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +79,6 @@ def fit_band_transform(
       InputError: for an unknown mode, percentiles that are none, and an image without a valid pixel or with one value
         everywhere.
     """
-    if mode not in ("whiten", "standardise"):
-        raise InputError(f"scene.statistics.mode is '{mode}', expected 'whiten' or 'standardise'.")
-    if mode == "whiten" and components < 1:
-        raise InputError(f"scene.statistics.components is {components}, expected 1 or more.")
     if not modality.valid.any():
         raise InputError(
             f"band '{modality.bands[0]}' has no valid pixel; check the nodata value of this modality in the"
@@ -90,17 +86,45 @@ def fit_band_transform(
         )
     pixels = modality.image[modality.valid]
     limits = _limits(pixels, percentiles)
-    mean, covariance = _moments(_clipped(pixels, limits))
+    moments = Moments.of(_clipped(pixels, limits))
+    return transform_of_moments(moments, modality.bands, mode=mode, components=components, limits=limits)
+
+
+def transform_of_moments(
+    moments: Moments,
+    bands: tuple[str, ...],
+    *,
+    mode: str,
+    components: int,
+    limits: Float[np.ndarray, "2 c"] | None = None,
+) -> BandTransform:
+    """The transform that `fit_band_transform` fits, from the moments of the (clipped) pixels alone.
+
+    Args:
+      moments: of the pixels.
+      bands: names of the bands.
+      mode: as of `fit_band_transform`.
+      components: as of `fit_band_transform`.
+      limits: that the pixels were clipped to.
+
+    Raises:
+      InputError: for an unknown mode, and for one value everywhere.
+    """
+    if mode not in ("whiten", "standardise"):
+        raise InputError(f"scene.statistics.mode is '{mode}', expected 'whiten' or 'standardise'.")
+    if mode == "whiten" and components < 1:
+        raise InputError(f"scene.statistics.components is {components}, expected 1 or more.")
+    mean, covariance = moments.mean, moments.covariance
     variance = np.diag(covariance)
     if not variance.max() > 0:
         raise InputError(
-            f"band '{modality.bands[0]}' holds {mean[0]:g} at every pixel, and no other band of its modality varies;"
+            f"band '{bands[0]}' holds {mean[0]:g} at every pixel, and no other band of its modality varies;"
             " leave this modality out of scene.modalities."
         )
     if mode == "standardise":
         varies = variance > 0
         scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
-        return BandTransform(mean, np.diag(scale), variance / variance.sum(), modality.bands, mode, limits)
+        return BandTransform(mean, np.diag(scale), variance / variance.sum(), bands, mode, limits)
     eigenvalues, directions = np.linalg.eigh(covariance)
     eigenvalues, directions = eigenvalues[::-1], directions[:, ::-1]
     kept = min(components, int((eigenvalues > NUMERICALLY_ZERO * eigenvalues[0]).sum()))
@@ -109,7 +133,7 @@ def fit_band_transform(
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(kept)])
     explained = eigenvalues / variance.sum()
-    return BandTransform(mean, directions / np.sqrt(eigenvalues), explained, modality.bands, mode, limits)
+    return BandTransform(mean, directions / np.sqrt(eigenvalues), explained, bands, mode, limits)
 
 
 def apply_band_transform(transform: BandTransform, modality: Modality) -> Float[np.ndarray, "h w k"]:
@@ -151,22 +175,6 @@ def _limits(pixels: Float[np.ndarray, "n c"], percentiles: Sequence[float | int]
 
 def _clipped(pixels: Float[np.ndarray, "n c"], limits: Float[np.ndarray, "2 c"] | None) -> Float[np.ndarray, "n c"]:
     return pixels if limits is None else np.clip(pixels, *limits.astype(pixels.dtype))
-
-
-def _moments(pixels: Float[np.ndarray, "n c"]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c c"]]:
-    """Mean and covariance in two passes, by chunks: hundreds of bands in float64 would triple the scene's memory."""
-    count, bands = pixels.shape
-    chunks = [pixels[start : start + ROWS_AT_ONCE] for start in range(0, count, ROWS_AT_ONCE)]
-    mean = np.sum([chunk.sum(axis=0, dtype=np.float64) for chunk in chunks], axis=0) / count
-    scatter = np.zeros((bands, bands))
-    for chunk in chunks:
-        centred = chunk.astype(np.float64) - mean
-        scatter += centred.T @ centred
-    constant = pixels.min(axis=0) == pixels.max(axis=0)
-    # The mean of a constant band is off by rounding, which would count as variance.
-    scatter[constant, :] = 0
-    scatter[:, constant] = 0
-    return mean, scatter / count
 
 
 def _check_bands(expected: tuple[str, ...], given: tuple[str, ...]) -> None:

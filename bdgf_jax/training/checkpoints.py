@@ -1,13 +1,14 @@
 """Checkpoints: written while training goes on, the last and the best kept, never restored damaged.
 
 A checkpoint is a folder named by its step. It holds `ema`, all that prediction needs, and `training`, the rest of the
-train state, each a flat mapping from path to array, so that no library's structures are part of the format.
+train state, each a flat mapping from path to array, so that no library's structures are part of the format. Where
+batches are read from files, `batches` says from which, and how far.
 """
 
 import shutil
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ Flat = dict[str, jax.Array | jax.ShapeDtypeStruct]
 
 # Where checkpoints go that are no longer kept, whole, so that a kill while they are deleted leaves no half of one.
 DELETED = "deleted"
+POSITION = "batches"
 
 
 class Checkpoints:
@@ -83,7 +85,9 @@ class Checkpoints:
         """Whether no checkpoint has a higher score."""
         return score >= max((other for other in self._scores.values() if other is not None), default=score)
 
-    def save(self, step: int, state: TrainState, score: float | None = None) -> None:
+    def save(
+        self, step: int, state: TrainState, score: float | None = None, position: dict[str, Any] | None = None
+    ) -> None:
         """Starts to save, and returns as soon as the state's memory may be overwritten.
 
         Does nothing where `step` is saved already.
@@ -92,6 +96,7 @@ class Checkpoints:
           step: steps done.
           state: all that is saved.
           score: higher is better; None where the state was not evaluated.
+          position: where the batches are, for JSON; None where the step says it.
 
         Raises:
           InputError: the save before this one failed.
@@ -103,8 +108,10 @@ class Checkpoints:
         ema, training = _parts(flat)
         self._saving = Manifest(step, score, _described(flat))
         self._scores[step] = score
-        items = ocp.args.Composite(ema=ocp.args.PyTreeSave(ema), training=ocp.args.PyTreeSave(training))
-        self._manager.save(step, args=items)
+        items: dict[str, Any] = {"ema": ocp.args.PyTreeSave(ema), "training": ocp.args.PyTreeSave(training)}
+        if position is not None:
+            items[POSITION] = ocp.args.JsonSave(position)
+        self._manager.save(step, args=ocp.args.Composite(**items))
         self._scores = {step: self._scores[step] for step in self._manager.all_steps()}
 
     def restore(self, like: TrainState, sharding: Sharding) -> TrainState | None:
@@ -124,6 +131,13 @@ class Checkpoints:
         ema, training = _parts(flat)
         arrays = _read(checkpoint / "ema", ema, sharding) | _read(checkpoint / "training", training, sharding)
         return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in flat])
+
+    def position(self) -> dict[str, Any] | None:
+        """Where the batches were at the latest state; None where it did not say."""
+        if self.last_step is None or not (self._folder / str(self.last_step) / POSITION).is_dir():
+            return None
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(self._folder / str(self.last_step) / POSITION)
 
     def wait(self) -> None:
         """Returns when the last save is committed.

@@ -16,10 +16,11 @@ from jaxtyping import Array, Int, PyTree
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.progress import progress
+from bdgf_jax.training import batches
 from bdgf_jax.training.checkpoints import Checkpoints
 from bdgf_jax.training.indices import IndexStream
 from bdgf_jax.training.log import RunLog
-from bdgf_jax.training.mesh import DATA, check_batch_size, make_mesh, put_batch, put_replicated, replicated
+from bdgf_jax.training.mesh import DATA, check_batch_size, make_mesh, put_replicated, replicated
 from bdgf_jax.training.optimiser import make_optimiser
 from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.preemption import heeding_preemption
@@ -32,7 +33,7 @@ IN_FLIGHT = 8
 CONTINUES = "The same command continues from there."
 
 Objective = Callable[
-    [PyTree, PyTree, PyTree, Int[Array, "b 2"], Array, Int[Array, ""]],
+    [PyTree, PyTree, PyTree, PyTree, Array, Int[Array, ""]],
     tuple[Array, tuple[Mapping[str, Array], PyTree]],
 ]
 
@@ -43,7 +44,7 @@ def fit(
     *,
     carry: PyTree,
     data: PyTree,
-    candidates: Int[np.ndarray, "n 2"],
+    samples: batches.Samples,
     config,
     workdir: Path,
     title: str,
@@ -61,12 +62,13 @@ def fit(
     Leaves in `workdir`: `checkpoints`, `log.jsonl` with a line a logged step, and TensorBoard events.
 
     Args:
-      objective: (parameters, carry, data, centres, key, step) -> (loss, (terms, carry)), pure; `terms` are scalars by
+      objective: (parameters, carry, data, batch, key, step) -> (loss, (terms, carry)), pure; `terms` are scalars by
         name that are logged, `carry` is what it remembers for the next step.
       parameters: to begin with.
       carry: to begin with.
       data: arrays that the objective reads, such as the scene; copied to every device.
-      candidates: row and column of each sample; every epoch draws each row of this once.
+      samples: what batches consist of, such as rows and columns of pixels; every epoch draws each of them once. Those
+        that are no array are read ahead of the steps.
       config: the optimisation: steps, batch_size, learning_rate, warmup, weight_decay, clip, ema, seed, log_every,
         evaluate_every (0: never), checkpoint_every, keep.
       workdir: the run's folder.
@@ -83,7 +85,7 @@ def fit(
     """
     mesh = mesh or make_mesh({DATA: -1})
     check_batch_size(config.batch_size, mesh)
-    stream = IndexStream(len(candidates), batch_size=config.batch_size, seed=config.seed)
+    stream = IndexStream(len(samples), batch_size=config.batch_size, seed=config.seed)
     placed = Placement(parameters, mesh, placement)
     optimiser = make_optimiser(config, placed.layout)
     train_step = make_step(objective, optimiser, placed, config)
@@ -109,14 +111,16 @@ def fit(
         data, key_data = put_replicated((data, jax.random.key_data(jax.random.key(config.seed))), mesh)
         key = jax.random.wrap_key_data(key_data)
         in_flight = deque()
+        position = checkpoints.position()
         with (
+            batches.opened(samples, stream, mesh, start=start, steps=config.steps, position=position) as drawn,
             RunLog(workdir, step=start, written=speaks) as log,
             progress(title, config.steps, start=start, shown=speaks) as bar,
         ):
             for step in range(start + 1, config.steps + 1):
-                centres = put_batch(candidates[stream[step - 1]], mesh)
+                batch = next(drawn)
                 with jax.transfer_guard("disallow"):
-                    state, metrics = train_step(state, data, centres, key)
+                    state, metrics = train_step(state, data, batch, key)
                 preemption.hold()
 
                 figures: dict[str, float] = {}
@@ -141,7 +145,7 @@ def fit(
                         log.write(reached, figures)
 
                 if saves:
-                    checkpoints.save(step, placed.unpack(state), score)
+                    checkpoints.save(step, placed.unpack(state), score, drawn.position())
                 if asked_to_stop:
                     break
         checkpoints.wait()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int, PyTree
+from jaxtyping import PyTree, Shaped
 
 from bdgf_jax.errors import InputError
 
@@ -66,9 +66,9 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def put_batch(batch: Int[np.ndarray, "b 2"], mesh: Mesh) -> jax.Array:
-    """This process's part of a batch, as part of the one array that all processes share."""
-    return jax.make_array_from_process_local_data(split_over_data(mesh), batch)
+def put_batch(batch: PyTree[Shaped[np.ndarray, "b ..."]], mesh: Mesh) -> PyTree[Shaped[jax.Array, "_ ..."]]:
+    """This process's part of a batch, as part of the one array (or tree of arrays) that all processes share."""
+    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(split_over_data(mesh), part), batch)
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:

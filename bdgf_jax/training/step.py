@@ -16,7 +16,7 @@ SKIPPED_IN_A_ROW = 10
 
 
 def make_step(objective: Callable, optimiser: optax.GradientTransformation, placement: Placement, config) -> Callable:
-    """(state, data, centres, key) -> (state, metrics), compiled; the given state's memory becomes the new state's.
+    """(state, data, batch, key) -> (state, metrics), compiled; the given state's memory becomes the new state's.
 
     With g the gradient at the step's key fold_in(key, step), and u the optimiser's update,
 
@@ -33,17 +33,17 @@ def make_step(objective: Callable, optimiser: optax.GradientTransformation, plac
     Metrics: `loss`, `terms`, `learning_rate`, `skipped`, `skipped_in_a_row`, and `finite_gradients` by parameter.
 
     Args:
-      objective: (parameters, carry, data, centres, key, step) -> (loss, (terms, carry)), pure.
+      objective: (parameters, carry, data, batch, key, step) -> (loss, (terms, carry)), pure.
       optimiser: of the parameters as one vector; its state is part of the train state.
       placement: which has packed the state.
       config: `ema`, and what the learning rate follows from.
     """
     schedule = learning_rate_schedule(config)
 
-    def step(state: TrainState, data: PyTree, centres: Array, key: Array) -> tuple[TrainState, dict]:
+    def step(state: TrainState, data: PyTree, batch: PyTree, key: Array) -> tuple[TrainState, dict]:
         before, average = state.parameters, state.ema
         (loss, (terms, carry)), gradients = jax.value_and_grad(objective, has_aux=True)(
-            placement.gather(before), state.carry, data, centres, jax.random.fold_in(key, state.step), state.step
+            placement.gather(before), state.carry, data, batch, jax.random.fold_in(key, state.step), state.step
         )
         gradient = placement.share(gradients)
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes step counts with floats

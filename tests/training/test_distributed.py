@@ -89,7 +89,7 @@ def until_saved(workdir, step, processes):
 
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step_saved(finished, toy, tmp_path):
-    processes = list(two(toy, TOGETHER, tmp_path, 20_000, 100))
+    processes = list(two(toy, TOGETHER, tmp_path, 20_000, 100, "read"))
     until_saved(tmp_path, 100, processes)
     processes[1].terminate()
     (said, _), _ = (process.communicate(timeout=120) for process in processes)
@@ -97,6 +97,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step_saved(fi
     assert "Training was asked to stop (SIGTERM) and is saved after step" in said
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         assert f"after step {checkpoints.last_step} of 20000" in said
+        assert checkpoints.position()["iterator"] == {"next_index": checkpoints.last_step}
 
 
 @pytest.mark.slow

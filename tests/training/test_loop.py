@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.training import loop
+from bdgf_jax.training import batches
 from bdgf_jax.training.checkpoints import load_parameters
 from bdgf_jax.training.mesh import make_mesh
 
@@ -210,6 +210,6 @@ def test_the_parameters_that_were_given_stay_usable(toy, tmp_path):
 
 
 def test_what_only_the_host_holds_is_refused_by_the_guard_round_the_step(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "put_batch", lambda batch, mesh: np.asarray(batch, np.int32))
+    monkeypatch.setattr(batches, "put_batch", lambda batch, mesh: np.asarray(batch, np.int32))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         toy.train(tmp_path, steps=2)

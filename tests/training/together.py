@@ -11,5 +11,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     import toy
 
-    workdir, steps, checkpoint_every = sys.argv[1:]
-    toy.train(workdir, steps=int(steps), checkpoint_every=int(checkpoint_every), placement="sharded")
+    workdir, steps, checkpoint_every, *how = sys.argv[1:]
+    samples = toy.Read() if how == ["read"] else toy.PIXELS
+    every = int(checkpoint_every)
+    toy.train(workdir, samples=samples, steps=int(steps), checkpoint_every=every, placement="sharded")

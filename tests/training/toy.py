@@ -16,6 +16,9 @@ import bdgf_jax
 from bdgf_jax.training import checkpoints
 from bdgf_jax.training.loop import fit
 
+# Row and column of each pixel of the image that is learnt from.
+PIXELS = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), -1).reshape(-1, 2)
+
 
 def settings(**changes):
     base = {"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup": 3, "weight_decay": 0.01, "clip": 1.0}
@@ -37,9 +40,22 @@ def parameters():
     return {"first": jnp.asarray(first, jnp.float32), "bias": jnp.zeros(8), "second": jnp.asarray(second, jnp.float32)}
 
 
+class Read:
+    """The toy's samples, but read when they are asked for."""
+
+    name = "read"
+
+    def __len__(self):
+        return len(PIXELS)
+
+    def __getitem__(self, numbers):
+        return PIXELS[numbers]
+
+
 def train(
     workdir,
     *,
+    samples=PIXELS,
     objective=objective,
     parameters=parameters,
     mesh=None,
@@ -48,13 +64,12 @@ def train(
     placement="replicated",
     **changes,
 ):
-    rows, columns = np.meshgrid(np.arange(8), np.arange(8), indexing="ij")
     return fit(
         objective,
         parameters(),
         carry=jnp.zeros((), jnp.int32),
         data={"image": jnp.asarray(np.random.default_rng(1).normal(size=(8, 8, 3)), jnp.float32)},
-        candidates=np.stack([rows, columns], -1).reshape(-1, 2),
+        samples=samples,
         config=settings(**changes),
         workdir=Path(workdir),
         title="Training",
@@ -83,7 +98,7 @@ def slowly_saved(write=checkpoints.write_manifest):
 
 
 def program(*arguments):
-    """What `subprocess.Popen` takes to run this file: workdir, steps, checkpoint_every and what is slow."""
+    """What `subprocess.Popen` takes to run this file: workdir, steps, checkpoint_every, and what is slow or "read"."""
     environment = os.environ | {"PYTHONPATH": str(Path(bdgf_jax.__file__).parents[1])}
     args = [sys.executable, __file__, *map(str, arguments)]
     return {
@@ -103,8 +118,9 @@ def free_port():
 
 
 if __name__ == "__main__":
-    workdir, steps, checkpoint_every, *slow = sys.argv[1:]
-    if slow == ["save"]:
+    workdir, steps, checkpoint_every, *how = sys.argv[1:]
+    if how == ["save"]:
         slowly_saved()
-    chosen = slowly_compiled if slow == ["compile"] else objective
-    train(workdir, objective=chosen, steps=int(steps), checkpoint_every=int(checkpoint_every))
+    chosen = slowly_compiled if how == ["compile"] else objective
+    samples = Read() if how == ["read"] else PIXELS
+    train(workdir, samples=samples, objective=chosen, steps=int(steps), checkpoint_every=int(checkpoint_every))
