@@ -86,9 +86,9 @@ def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib
         features = {}
         for method, which in sees[target].items():
             guided = configured(here, features__checkpoint=str(pretrained[which]))
-            features[method] = mapping.features(open_guided(guided, workdir / target.name / method))
+            features[method] = mapping.diffusion_features(open_guided(guided, workdir / target.name / method))
         run = open_run(configured(here, features__source="untrained"), workdir / target.name / "untrained")
-        features["untrained"] = mapping.features(run)
+        features["untrained"] = mapping.diffusion_features(run)
         record = {"scene": target.name, "seeds": [], "n_train": [], "n_test": [], "methods": {}}
         for seed in seeds:
             split = dataclasses.replace(run, scene=load_scene(configured(here, scene__split__seed=seed).scene))
