@@ -63,7 +63,7 @@ def get_config(size: str = "") -> Any:
             "width": 32,
             "multipliers": (1, 2, 2),  # of the width, one a level
             "blocks": 1,  # residual blocks a level, on the way down and on the way up
-            "dtype": "float32",  # of the convolutions: float32 | bfloat16
+            "dtype": "float32",  # of convolutions, not of parameters, norms and losses: float32 | bfloat16
         }
     )
 
@@ -127,6 +127,7 @@ def get_config(size: str = "") -> Any:
             # a linear classifier of the pixel's own diffusion features counts as one branch more;
             # how strongly its weights are held down, in the loss of a training pixel; 0 = no such classifier
             "direct_ridge": 100.0,
+            "dtype": "float32",  # of matrix products, not of parameters, norms, scans and losses: float32 | bfloat16
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
             # factors of the losses that align the branches
             "mutual": {

@@ -21,7 +21,7 @@ class ScanParameters(nnx.Module):
 
     Each has its projection from its inputs to the step Δ (through a bottleneck), to B and to C, its decay A and its
     skip D. A = -(1 … n) at the start (S4D-real, arXiv 2206.11893), and softplus of the step's bias is log-uniform in
-    0.001 … 0.1, both as in Mamba, arXiv 2312.00752.
+    0.001 … 0.1, both as in Mamba, arXiv 2312.00752. A, D, the bias and the state are float32 whatever the inputs are.
 
     Args:
       width: channels that one direction scans.
@@ -49,7 +49,7 @@ class ScanParameters(nnx.Module):
     ) -> tuple[Float[Array, "*b 4 w"], Float[Array, "*b 4 n"], Float[Array, "*b 4 n"]]:
         """Step before its bias and softplus, B and C, from each direction's projected inputs."""
         step, B, C = jnp.split(projected, [self.rank, self.rank + self.state], axis=-1)
-        return jnp.einsum("...kr,krw->...kw", step, self.step[...]), B, C
+        return jnp.einsum("...kr,krw->...kw", step, self.step[...].astype(step.dtype)), B, C
 
 
 class CrossScan(ScanParameters):
@@ -62,7 +62,7 @@ class CrossScan(ScanParameters):
 
     def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
         """The sum over the directions."""
-        step, B, C = self.step_B_C(jnp.einsum("...w,kwe->...ke", grid, self.project[...]))
+        step, B, C = self.step_B_C(jnp.einsum("...w,kwe->...ke", grid, self.project[...].astype(grid.dtype)))
         return selective_scan_2d(
             grid, step, self.A, B, C, self.D[...], delta_bias=self.step_bias[...], delta_softplus=True
         )
@@ -92,7 +92,7 @@ class GroupedScan(ScanParameters):
     def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
         """The four quarters side by side, each scanned its own way."""
         paths = jnp.stack(to_paths(jnp.split(grid, DIRECTIONS, axis=-1)), axis=2)
-        step, B, C = self.step_B_C(jnp.einsum("...kw,kwe->...ke", paths, self.project[...]))
+        step, B, C = self.step_B_C(jnp.einsum("...kw,kwe->...ke", paths, self.project[...].astype(paths.dtype)))
         flat = lambda array, axis: array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
         scanned = selective_scan(
             flat(paths, 2),
