@@ -1,13 +1,14 @@
 """Selective scans of a grid of tokens by rows and by columns, forwards and backwards."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 from bdgf_kernels import selective_scan, selective_scan_2d
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from bdgf_jax.errors import InputError
@@ -63,9 +64,7 @@ class CrossScan(ScanParameters):
     def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
         """The sum over the directions."""
         step, B, C = self.step_B_C(jnp.einsum("...w,kwe->...ke", grid, self.project[...].astype(grid.dtype)))
-        return selective_scan_2d(
-            grid, step, self.A, B, C, self.D[...], delta_bias=self.step_bias[...], delta_softplus=True
-        )
+        return each_device_its_own(selective_scan_2d)(grid, step, self.A, B, C, self.D[...], self.step_bias[...])
 
 
 class GroupedScan(ScanParameters):
@@ -94,18 +93,33 @@ class GroupedScan(ScanParameters):
         paths = jnp.stack(to_paths(jnp.split(grid, DIRECTIONS, axis=-1)), axis=2)
         step, B, C = self.step_B_C(jnp.einsum("...kw,kwe->...ke", paths, self.project[...].astype(paths.dtype)))
         flat = lambda array, axis: array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
-        scanned = selective_scan(
+        scanned = each_device_its_own(selective_scan)(
             flat(paths, 2),
             flat(step, 2),
             flat(self.A, 0),
             B,
             C,
             flat(self.D[...], 0),
-            delta_bias=flat(self.step_bias[...], 0),
-            delta_softplus=True,
+            flat(self.step_bias[...], 0),
         )
         quarters = jnp.moveaxis(cast(Array, scanned).reshape(paths.shape), 2, 0)
         return jnp.concatenate(to_grids(list(quarters), grid.shape[1]), axis=-1)
+
+
+def each_device_its_own(scan: Callable) -> Callable:
+    """(u, step, A, B, C, D, bias of the step) -> y by a selective scan, on a mesh by every device for its own samples.
+
+    XLA shares out what it knows, and refuses to share out a kernel; so the batch is cut here, along the axis `data` of
+    the mesh that the step is traced for.
+    """
+    run = lambda u, step, A, B, C, D, bias: scan(u, step, A, B, C, D, delta_bias=bias, delta_softplus=True)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return run
+    sample, whole = PartitionSpec("data"), PartitionSpec()
+    return jax.shard_map(
+        run, mesh=mesh, in_specs=(sample, sample, whole, sample, sample, whole, whole), out_specs=sample
+    )
 
 
 def to_paths(quarters: Sequence[Float[Array, "b p p w"]]) -> list[Float[Array, "b l w"]]:
