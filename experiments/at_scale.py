@@ -3,8 +3,8 @@
     python experiments/at_scale.py --out experiments/results/at_scale.json
 
 Two sources, never mixed in a row: pixels a second that `throughput.py` measured on a CPU, and the rooflines that
-`pod_plan.py` made of compiled programs, which are upper bounds: nothing of them was timed, and reading the scenes and
-writing the maps is left out. Tiles do not talk to each other, so that n chips take an n-th of the time.
+`pod_plan.py` made of compiled programs. Of these nothing was timed, and reading the scenes and writing the maps is left
+out. Tiles do not talk to each other, so that n chips take an n-th of the time.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def hours(pixels_per_second: float) -> dict[str, dict[str, float]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = [f"| device | source | pixels a second | {' | '.join(AREAS)} | bound |", "| " + "--- | " * (len(AREAS) + 4)]
+    lines = [f"| device | source | pixels a second | {' | '.join(AREAS)} | bound |", "|" + " --- |" * (len(AREAS) + 4)]
     for row in rows:
         areas = [
             f"{area['hours']:,.2g} h"

@@ -167,7 +167,7 @@ def table(plan: dict[str, dict[str, Any]]) -> str:
     lines = [
         "| target | program | batch a chip | GB a chip | GFLOP | GB moved | FLOP/B (ridge) | collectives, MB | step, ms"
         " | bound | saturates at | efficiency (overlapped) |",
-        "| " + "--- | " * 12,
+        "|" + " --- |" * 12,
     ]
     for target, programs in plan.items():
         for program, row in programs.items():
@@ -182,7 +182,7 @@ def table(plan: dict[str, dict[str, Any]]) -> str:
                 f"{row['collective_bytes'] / 1e6:.1f}",
                 f"{1e3 * row['step_seconds']:.2f}",
                 row["bound"],
-                str(row["saturating_batch_per_chip"]),
+                str(row["saturating_batch_per_chip"]) if program.split(" ")[0] in TRAININGS else "",
                 f"{row['efficiency']:.1%} ({row['efficiency_with_overlap']:.1%})" if row["chips"] > 1 else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
