@@ -63,7 +63,7 @@ def get_config(size: str = "") -> Any:
             "width": 32,
             "multipliers": (1, 2, 2),  # of the width, one a level
             "blocks": 1,  # residual blocks a level, on the way down and on the way up
-            "dtype": "float32",  # of the convolutions: float32 | bfloat16
+            "dtype": "float32",  # of convolutions, not of parameters, norms and losses: float32 | bfloat16
         }
     )
 
@@ -138,6 +138,7 @@ def get_config(size: str = "") -> Any:
             # landmarks: pixels that others are likened to, 0 = no such head; gamma: how fast likeness falls off with
             # distance; ridge: how strongly it is held down, in the loss of a training pixel
             "direct": {"landmarks": 512, "gamma": 0.5, "ridge": 0.3},
+            "dtype": "float32",  # of matrix products, not of parameters, norms, scans and losses: float32 | bfloat16
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
             # factors of the losses that align the branches
             "mutual": {

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "bdgf_jax"
-EVERYONE = {"errors", "progress", "compatibility", "caching"}
+EVERYONE = {"errors", "progress", "compatibility", "caching", "precision"}
 ALLOWED = {
     "scenes": set(),
     "diffusion": set(),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bdgf_jax.errors import InputError
@@ -17,23 +18,24 @@ class MultiHeadAttention(nnx.Module):
     Args:
       features: width d, a multiple of `heads`.
       heads: number of heads.
+      dtype: of the matrix products; the softmax is float32.
 
     Raises:
       InputError: if the heads do not divide the width.
     """
 
-    def __init__(self, features: int, *, heads: int, rngs: nnx.Rngs):
+    def __init__(self, features: int, *, heads: int, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         if features % heads:
             raise InputError(
                 f"classifier.width must be a multiple of classifier.heads, got {features} and {heads};"
                 f" the nearest width is {max(1, round(features / heads)) * heads}."
             )
         self.heads = heads
-        self.query = nnx.Linear(features, features, rngs=rngs)
+        self.query = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
         # A bias of the keys adds the same number to all scores of a query, which the softmax does not see.
-        self.key = nnx.Linear(features, features, use_bias=False, rngs=rngs)
-        self.value = nnx.Linear(features, features, rngs=rngs)
-        self.output = nnx.Linear(features, features, rngs=rngs)
+        self.key = nnx.Linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
+        self.value = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "*b l d"], source: Float[Array, "*b m d"]) -> Float[Array, "*b l d"]:
         """The tokens, each a mixture of what it attends to in `source`."""
@@ -53,6 +55,7 @@ def attend(
     Dividing the (l, e) result instead of the (l, m) weights spares a pass over the largest array, which halves the time
     on a CPU at 121 tokens.
     """
-    scores = (query * query.shape[-1] ** -0.5) @ jnp.swapaxes(key, -1, -2)
+    scores = ((query * query.shape[-1] ** -0.5) @ jnp.swapaxes(key, -1, -2)).astype(jnp.float32)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    return (weights @ value) / weights.sum(-1, keepdims=True)
+    mixed = (weights.astype(value.dtype) @ value).astype(jnp.float32)
+    return (mixed / weights.sum(-1, keepdims=True)).astype(value.dtype)

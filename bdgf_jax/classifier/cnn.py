@@ -23,7 +23,8 @@ class Convolution(nnx.Module):
 
     def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
         """The convolved grid."""
-        return convolve(grid, self.kernel[...]) + jnp.broadcast_to(self.bias[...], grid.shape)
+        kernel, bias = (parameter[...].astype(grid.dtype) for parameter in (self.kernel, self.bias))
+        return convolve(grid, kernel) + jnp.broadcast_to(bias, grid.shape)
 
 
 @jax.custom_vjp
@@ -88,12 +89,12 @@ class ConvolutionStage(Stage):
     """
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.norms = nnx.List([nnx.LayerNorm(features, rngs=rngs) for _ in range(2)])
+        self.norms = nnx.List([nnx.LayerNorm(features, dtype=jnp.float32, rngs=rngs) for _ in range(2)])
         self.convolutions = nnx.List([Convolution(features, rngs=rngs) for _ in range(2)])
 
     def __call__(self, grid: Float[Array, "b p p d"], guide: Callable[[Array], Array]) -> Float[Array, "b p p d"]:
         """The grid after the block and guidance."""
         residual = grid
         for norm, convolution in zip(self.norms, self.convolutions):
-            residual = convolution(nnx.relu(norm(residual)))
+            residual = convolution(nnx.relu(norm(residual)).astype(grid.dtype))
         return guide(grid + residual)

@@ -1,6 +1,8 @@
 """Cross-attention: how diffusion features guide the transformer branch."""
 
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bdgf_jax.classifier.attention import MultiHeadAttention
@@ -18,11 +20,12 @@ class CrossAttention(nnx.Module):
     Args:
       features: width d of the branch, a multiple of `heads`.
       heads: number of heads.
+      dtype: of the matrix products.
     """
 
-    def __init__(self, features: int, *, heads: int, rngs: nnx.Rngs):
-        self.norm = nnx.LayerNorm(features, rngs=rngs)
-        self.attention = MultiHeadAttention(features, heads=heads, rngs=rngs)
+    def __init__(self, features: int, *, heads: int, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(features, dtype=jnp.float32, rngs=rngs)
+        self.attention = MultiHeadAttention(features, heads=heads, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "*b l d"], guidance: Float[Array, "*b m d"]) -> Float[Array, "*b l d"]:
         """The guided tokens."""

@@ -1,13 +1,14 @@
 """Selective scans of a grid of tokens by rows and by columns, forwards and backwards."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 from bdgf_kernels import selective_scan, selective_scan_2d
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from bdgf_jax.errors import InputError
@@ -21,7 +22,7 @@ class ScanParameters(nnx.Module):
 
     Each has its projection from its inputs to the step Δ (through a bottleneck), to B and to C, its decay A and its
     skip D. A = -(1 … n) at the start (S4D-real, arXiv 2206.11893), and softplus of the step's bias is log-uniform in
-    0.001 … 0.1, both as in Mamba, arXiv 2312.00752.
+    0.001 … 0.1, both as in Mamba, arXiv 2312.00752. A, D, the bias and the state are float32 whatever the inputs are.
 
     Args:
       width: channels that one direction scans.
@@ -49,7 +50,7 @@ class ScanParameters(nnx.Module):
     ) -> tuple[Float[Array, "*b 4 w"], Float[Array, "*b 4 n"], Float[Array, "*b 4 n"]]:
         """Step before its bias and softplus, B and C, from each direction's projected inputs."""
         step, B, C = jnp.split(projected, [self.rank, self.rank + self.state], axis=-1)
-        return jnp.einsum("...kr,krw->...kw", step, self.step[...]), B, C
+        return jnp.einsum("...kr,krw->...kw", step, self.step[...].astype(step.dtype)), B, C
 
 
 class CrossScan(ScanParameters):
@@ -62,10 +63,8 @@ class CrossScan(ScanParameters):
 
     def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
         """The sum over the directions."""
-        step, B, C = self.step_B_C(jnp.einsum("...w,kwe->...ke", grid, self.project[...]))
-        return selective_scan_2d(
-            grid, step, self.A, B, C, self.D[...], delta_bias=self.step_bias[...], delta_softplus=True
-        )
+        step, B, C = self.step_B_C(jnp.einsum("...w,kwe->...ke", grid, self.project[...].astype(grid.dtype)))
+        return each_device_its_own(selective_scan_2d)(grid, step, self.A, B, C, self.D[...], self.step_bias[...])
 
 
 class GroupedScan(ScanParameters):
@@ -92,20 +91,35 @@ class GroupedScan(ScanParameters):
     def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
         """The four quarters side by side, each scanned its own way."""
         paths = jnp.stack(to_paths(jnp.split(grid, DIRECTIONS, axis=-1)), axis=2)
-        step, B, C = self.step_B_C(jnp.einsum("...kw,kwe->...ke", paths, self.project[...]))
+        step, B, C = self.step_B_C(jnp.einsum("...kw,kwe->...ke", paths, self.project[...].astype(paths.dtype)))
         flat = lambda array, axis: array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
-        scanned = selective_scan(
+        scanned = each_device_its_own(selective_scan)(
             flat(paths, 2),
             flat(step, 2),
             flat(self.A, 0),
             B,
             C,
             flat(self.D[...], 0),
-            delta_bias=flat(self.step_bias[...], 0),
-            delta_softplus=True,
+            flat(self.step_bias[...], 0),
         )
         quarters = jnp.moveaxis(cast(Array, scanned).reshape(paths.shape), 2, 0)
         return jnp.concatenate(to_grids(list(quarters), grid.shape[1]), axis=-1)
+
+
+def each_device_its_own(scan: Callable) -> Callable:
+    """(u, step, A, B, C, D, bias of the step) -> y by a selective scan, on a mesh by every device for its own samples.
+
+    XLA shares out what it knows, and refuses to share out a kernel; so the batch is cut here, along the axis `data` of
+    the mesh that the step is traced for.
+    """
+    run = lambda u, step, A, B, C, D, bias: scan(u, step, A, B, C, D, delta_bias=bias, delta_softplus=True)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size == 1 or "data" not in mesh.axis_names or "data" in mesh.manual_axes:
+        return run
+    sample, whole = PartitionSpec("data"), PartitionSpec()
+    return jax.shard_map(
+        run, mesh=mesh, in_specs=(sample, sample, whole, sample, sample, whole, whole), out_specs=sample
+    )
 
 
 def to_paths(quarters: Sequence[Float[Array, "b p p w"]]) -> list[Float[Array, "b l w"]]:

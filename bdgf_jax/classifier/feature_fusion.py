@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -14,11 +15,12 @@ class FeatureFusion(nnx.Module):
 
     Args:
       features: width d of the branch.
+      dtype: of the matrix products.
     """
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.gate = nnx.Linear(2 * features, features, rngs=rngs)
-        self.fuse = nnx.Linear(2 * features, features, rngs=rngs)
+    def __init__(self, features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.gate = nnx.Linear(2 * features, features, dtype=dtype, rngs=rngs)
+        self.fuse = nnx.Linear(2 * features, features, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "*b l d"], guidance: Float[Array, "*b l d"]) -> Float[Array, "*b l d"]:
         """The guided tokens."""

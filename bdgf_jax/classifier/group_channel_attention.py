@@ -3,6 +3,7 @@
 import einops
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bdgf_jax.errors import InputError
@@ -21,19 +22,30 @@ class GroupChannelAttention(nnx.Module):
       features: width d of the branch, a multiple of `groups`.
       groups: number g of groups, each with its own view of its d/g channels; the weights are shared.
       reduction: the gate's bottleneck is 2 d / (g * reduction) wide, at least 4.
+      dtype: of the matrix products.
 
     Raises:
       InputError: if the groups do not divide the width.
     """
 
-    def __init__(self, features: int, *, groups: int = 4, reduction: int = 16, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        features: int,
+        *,
+        groups: int = 4,
+        reduction: int = 16,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         width = group_width(features, groups)
         bottleneck = max(4, 2 * width // reduction)
         self.groups = groups
         # A narrow bottleneck of rectified units starts open: with a bias of zero a group could have all four shut.
-        self.squeeze = nnx.Linear(2 * width, bottleneck, bias_init=nnx.initializers.constant(0.1), rngs=rngs)
-        self.excite = nnx.Linear(bottleneck, width, rngs=rngs)
-        self.guide = nnx.Linear(features, features, rngs=rngs)
+        self.squeeze = nnx.Linear(
+            2 * width, bottleneck, bias_init=nnx.initializers.constant(0.1), dtype=dtype, rngs=rngs
+        )
+        self.excite = nnx.Linear(bottleneck, width, dtype=dtype, rngs=rngs)
+        self.guide = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "*b l d"], guidance: Float[Array, "*b l d"]) -> Float[Array, "*b l d"]:
         """The guided tokens."""
@@ -61,25 +73,26 @@ class ChannelCrossAttention(nnx.Module):
     Args:
       features: width d of the branch, a multiple of `groups`.
       groups: number of groups; a channel attends inside its own.
+      dtype: of the matrix products; the softmax is float32.
 
     Raises:
       InputError: if the groups do not divide the width.
     """
 
-    def __init__(self, features: int, *, groups: int = 4, rngs: nnx.Rngs):
+    def __init__(self, features: int, *, groups: int = 4, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         group_width(features, groups)
         self.groups = groups
-        self.query = nnx.Linear(features, features, rngs=rngs)
-        self.key = nnx.Linear(features, features, rngs=rngs)
-        self.value = nnx.Linear(features, features, rngs=rngs)
-        self.output = nnx.Linear(features, features, rngs=rngs)
+        self.query = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
+        self.key = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
+        self.value = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "*b l d"], guidance: Float[Array, "*b l d"]) -> Float[Array, "*b l d"]:
         """The guided tokens."""
         split = lambda x: einops.rearrange(x, "... l (g w) -> ... g w l", g=self.groups)
         scores = split(self.query(tokens)) @ jnp.swapaxes(split(self.key(guidance)), -1, -2)
-        weights = nnx.softmax(scores * tokens.shape[-2] ** -0.5, axis=-1)
-        mixed = weights @ split(self.value(guidance))
+        weights = nnx.softmax(scores.astype(jnp.float32) * tokens.shape[-2] ** -0.5, axis=-1)
+        mixed = weights.astype(scores.dtype) @ split(self.value(guidance))
         return tokens + self.output(einops.rearrange(mixed, "... g w l -> ... l (g w)"))
 
 

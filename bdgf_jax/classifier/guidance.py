@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bdgf_jax.classifier.cross_attention import CrossAttention
@@ -19,10 +20,11 @@ class Concatenation(nnx.Module):
 
     Args:
       features: width d of the branch.
+      dtype: of the matrix product.
     """
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.project = nnx.Linear(2 * features, features, rngs=rngs)
+    def __init__(self, features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.project = nnx.Linear(2 * features, features, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "*b l d"], guidance: Float[Array, "*b l d"]) -> Float[Array, "*b l d"]:
         """The guided tokens."""
@@ -40,22 +42,34 @@ class Guide(nnx.Module):
       level: which level of the diffusion features guides this stage.
       channels: channels of that level, timesteps merged.
       mechanism: takes tokens and guidance, both of width d, and returns the guided tokens.
+      dtype: of the projection.
     """
 
-    def __init__(self, features: int, *, level: int, channels: int, mechanism: Mechanism, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        features: int,
+        *,
+        level: int,
+        channels: int,
+        mechanism: Mechanism,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         self.level = level
-        self.project = nnx.Linear(channels, features, rngs=rngs)
-        self.norm = nnx.LayerNorm(features, rngs=rngs)
+        self.project = nnx.Linear(channels, features, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(features, dtype=jnp.float32, rngs=rngs)
         self.mechanism = mechanism
 
     def __call__(self, grid: Float[Array, "b p p d"], levels: Sequence[Array]) -> Float[Array, "b p p d"]:
         """The guided grid, given patches (b p p c) of every level."""
         tokens = grid.reshape(grid.shape[0], -1, grid.shape[-1])
-        guidance = self.norm(self.project(levels[self.level])).reshape(tokens.shape)
+        guidance = self.norm(self.project(levels[self.level])).astype(grid.dtype).reshape(tokens.shape)
         return self.mechanism(tokens, guidance).reshape(grid.shape)
 
 
-def make_mechanism(name: str, features: int, *, groups: int, reduction: int, heads: int, rngs: nnx.Rngs) -> Mechanism:
+def make_mechanism(
+    name: str, features: int, *, groups: int, reduction: int, heads: int, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+) -> Mechanism:
     """The mechanism of that name.
 
     Args:
@@ -64,21 +78,22 @@ def make_mechanism(name: str, features: int, *, groups: int, reduction: int, hea
       groups: of both forms of group channel attention.
       reduction: of the gate of group channel attention.
       heads: of cross-attention.
+      dtype: of the matrix products.
 
     Raises:
       InputError: if no mechanism has that name.
     """
     match name:
         case "fusion":
-            return FeatureFusion(features, rngs=rngs)
+            return FeatureFusion(features, dtype=dtype, rngs=rngs)
         case "group_channel_attention":
-            return GroupChannelAttention(features, groups=groups, reduction=reduction, rngs=rngs)
+            return GroupChannelAttention(features, groups=groups, reduction=reduction, dtype=dtype, rngs=rngs)
         case "channel_cross_attention":
-            return ChannelCrossAttention(features, groups=groups, rngs=rngs)
+            return ChannelCrossAttention(features, groups=groups, dtype=dtype, rngs=rngs)
         case "cross_attention":
-            return CrossAttention(features, heads=heads, rngs=rngs)
+            return CrossAttention(features, heads=heads, dtype=dtype, rngs=rngs)
         case "concatenation":
-            return Concatenation(features, rngs=rngs)
+            return Concatenation(features, dtype=dtype, rngs=rngs)
     raise InputError(
         f"classifier.guidance names the mechanism '{name}'; expected one of {', '.join(MECHANISMS)} or none."
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bdgf_jax.classifier.branch import Stage
@@ -29,29 +30,38 @@ class MambaStage(Stage):
       state: n, states a channel.
       directions: `four`, each over all channels, or `grouped`, each over a quarter.
       convolution: `causal` or `square`, see DepthwiseConvolution.
+      dtype: of the matrix products and of what is scanned; the scan's state is float32.
 
     Raises:
       InputError: if the directions or the convolution are unknown.
     """
 
     def __init__(
-        self, features: int, *, expansion: float, state: int, directions: str, convolution: str, rngs: nnx.Rngs
+        self,
+        features: int,
+        *,
+        expansion: float,
+        state: int,
+        directions: str,
+        convolution: str,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ):
         if directions not in SCANS:
             raise InputError(f"classifier.directions is '{directions}'; expected one of {', '.join(SCANS)}.")
         inner = round(features * expansion)
-        self.norm = nnx.LayerNorm(features, rngs=rngs)
-        self.expand = nnx.Linear(features, 2 * inner, rngs=rngs)
+        self.norm = nnx.LayerNorm(features, dtype=jnp.float32, rngs=rngs)
+        self.expand = nnx.Linear(features, 2 * inner, dtype=dtype, rngs=rngs)
         self.convolve = DepthwiseConvolution(inner, kind=convolution, rngs=rngs)
         self.scan = SCANS[directions](inner, state=state, rngs=rngs)
-        self.norm_scanned = nnx.LayerNorm(inner, rngs=rngs)
-        self.contract = nnx.Linear(inner, features, rngs=rngs)
+        self.norm_scanned = nnx.LayerNorm(inner, dtype=jnp.float32, rngs=rngs)
+        self.contract = nnx.Linear(inner, features, dtype=dtype, rngs=rngs)
 
     def __call__(self, grid: Float[Array, "b p p d"], guide: Callable[[Array], Array]) -> Float[Array, "b p p d"]:
         """The grid after scan and guidance."""
         inputs, gate = jnp.split(self.expand(self.norm(grid)), 2, axis=-1)
         scanned = self.norm_scanned(self.scan(nnx.silu(self.convolve(inputs))))
-        return guide(grid + self.contract(scanned * nnx.silu(gate)))
+        return guide(grid + self.contract(scanned.astype(gate.dtype) * nnx.silu(gate)))
 
 
 class DepthwiseConvolution(nnx.Module):
@@ -81,7 +91,7 @@ class DepthwiseConvolution(nnx.Module):
         side = grid.shape[1]
         padded = jnp.pad(grid, [(0, 0), (2, 2), (2, 2), (0, 0)])
         shifted = lambda row, column: padded[:, 2 + row : 2 + row + side, 2 + column : 2 + column + side]
-        spread = lambda values: jnp.broadcast_to(values, grid.shape)
+        spread = lambda values: jnp.broadcast_to(values.astype(grid.dtype), grid.shape)
         return sum(
             (shifted(*offset) * spread(taps) for offset, taps in zip(self.offsets, self.taps)), spread(self.bias)
         )

@@ -19,6 +19,7 @@ from bdgf_jax.classifier.mamba import MambaStage
 from bdgf_jax.classifier.timesteps import TimestepMerging
 from bdgf_jax.classifier.transformer import TransformerStage
 from bdgf_jax.errors import InputError
+from bdgf_jax.precision import compute_dtype
 
 BRANCHES = ("cnn", "mamba", "transformer")
 FUSIONS = ("mean", "head")
@@ -57,7 +58,7 @@ class GuidedClassifier(nnx.Module):
     Args:
       config: the `classifier` section, an `ml_collections.ConfigDict` with `branches`, `width`, `stages`, `patch`,
         `centre`, `dropout`, `guidance` (a mechanism for each branch), `merge_timesteps`, `groups`, `reduction`,
-        `heads`, `state`, `expansion`, `directions`, `convolution`, `head`, `direct` and `fusion`.
+        `heads`, `state`, `expansion`, `directions`, `convolution`, `head`, `direct`, `fusion` and `dtype`.
       modalities: channels of each modality, as they enter the stems.
       guidance: timesteps and channels of each level of guidance; empty for a classifier without.
       classes: number k of classes.
@@ -76,13 +77,14 @@ class GuidedClassifier(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check(config, guidance)
+        dtype = compute_dtype("classifier.dtype", config.dtype)
         self.modalities = tuple(modalities)
         self.patch = config.patch
         self.fusion = config.fusion
         guided = any(config.guidance[name] != "none" for name in config.branches)
         self.merges = nnx.List(
             [
-                TimestepMerging(channels, timesteps=timesteps, kind=config.merge_timesteps)
+                TimestepMerging(channels, timesteps=timesteps, kind=config.merge_timesteps, dtype=dtype)
                 for timesteps, channels in (guidance if guided else ())
             ]
         )
@@ -181,6 +183,7 @@ def make_branch(
       modalities: channels of each modality.
       levels: channels of each level of guidance, timesteps merged.
     """
+    dtype = compute_dtype("classifier.dtype", config.dtype)
     mechanism = partial(
         make_mechanism,
         config.guidance[name],
@@ -188,6 +191,7 @@ def make_branch(
         groups=config.groups,
         reduction=config.reduction,
         heads=config.heads,
+        dtype=dtype,
         rngs=rngs,
     )
     guiding = [stage * len(levels) // config.stages for stage in range(config.stages)]
@@ -199,27 +203,30 @@ def make_branch(
         guides=[]
         if unguided
         else [
-            Guide(config.width, level=level, channels=levels[level], mechanism=mechanism(), rngs=rngs)
+            Guide(config.width, level=level, channels=levels[level], mechanism=mechanism(), dtype=dtype, rngs=rngs)
             for level in guiding
         ],
         patch=config.patch if name == "transformer" else None,
         dropout=config.dropout,
+        dtype=dtype,
         rngs=rngs,
     )
 
 
 def make_stage(branch: str, config: Any, rngs: nnx.Rngs) -> Stage:
     """One stage of the branch of that name, from the `classifier` section."""
+    dtype = compute_dtype("classifier.dtype", config.dtype)
     if branch == "cnn":
         return ConvolutionStage(config.width, rngs=rngs)
     if branch == "transformer":
-        return TransformerStage(config.width, heads=config.heads, rngs=rngs)
+        return TransformerStage(config.width, heads=config.heads, dtype=dtype, rngs=rngs)
     return MambaStage(
         config.width,
         expansion=config.expansion,
         state=config.state,
         directions=config.directions,
         convolution=config.convolution,
+        dtype=dtype,
         rngs=rngs,
     )
 

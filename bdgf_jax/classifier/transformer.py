@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bdgf_jax.classifier.attention import MultiHeadAttention
@@ -15,14 +17,15 @@ class TransformerStage(Stage):
     Args:
       features: width d of the branch, a multiple of `heads`.
       heads: number of heads.
+      dtype: of the matrix products.
     """
 
-    def __init__(self, features: int, *, heads: int, rngs: nnx.Rngs):
-        self.norm_attention = nnx.LayerNorm(features, rngs=rngs)
-        self.attention = MultiHeadAttention(features, heads=heads, rngs=rngs)
-        self.norm_mlp = nnx.LayerNorm(features, rngs=rngs)
-        self.expand = nnx.Linear(features, 2 * features, rngs=rngs)
-        self.contract = nnx.Linear(2 * features, features, rngs=rngs)
+    def __init__(self, features: int, *, heads: int, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.norm_attention = nnx.LayerNorm(features, dtype=jnp.float32, rngs=rngs)
+        self.attention = MultiHeadAttention(features, heads=heads, dtype=dtype, rngs=rngs)
+        self.norm_mlp = nnx.LayerNorm(features, dtype=jnp.float32, rngs=rngs)
+        self.expand = nnx.Linear(features, 2 * features, dtype=dtype, rngs=rngs)
+        self.contract = nnx.Linear(2 * features, features, dtype=dtype, rngs=rngs)
 
     def __call__(self, grid: Float[Array, "b p p d"], guide: Callable[[Array], Array]) -> Float[Array, "b p p d"]:
         """The grid after attention, guidance and MLP."""

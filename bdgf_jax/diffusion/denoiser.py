@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from bdgf_jax.errors import InputError
+from bdgf_jax.precision import compute_dtype
 
 
 def timestep_embedding(t: Int[Array, " b"], features: int) -> Float[Array, "b d"]:
@@ -63,11 +64,14 @@ class Denoiser(nnx.Module):
     Args:
       config: the `diffusion` section: width, multipliers (one a level), blocks (a level), dtype.
       modalities: channels of each modality, in the order of the scene.
+
+    Raises:
+      InputError: there is no such dtype.
     """
 
     def __init__(self, config, *, modalities: Mapping[str, int], rngs: nnx.Rngs):
         widths = [config.width * multiplier for multiplier in config.multipliers]
-        time_features, dtype = 4 * config.width, jnp.dtype(config.dtype)
+        time_features, dtype = 4 * config.width, compute_dtype("diffusion.dtype", config.dtype)
         block = lambda i, o: ResidualBlock(i, o, time_features=time_features, dtype=dtype, rngs=rngs)
         conv = lambda i, o, **options: convolution(i, o, dtype=dtype, rngs=rngs, **options)
 

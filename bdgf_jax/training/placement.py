@@ -1,6 +1,7 @@
 """How the train state lies on the devices: copied to each of them, or shared out among them all."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import jax
@@ -35,9 +36,14 @@ class Placement:
             raise InputError(f"placement must be one of {', '.join(PLACEMENTS)}, got {kind!r}.")
         shared = kind == "sharded"
         self.layout = Layout(parameters, multiple=mesh.size if shared else 1)
+        self._mesh = mesh
         self._everywhere = replicated(mesh)
         self._vectors = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if shared else self._everywhere
         self._pack, self._unpack = jax.jit(self._packed), jax.jit(self._unpacked)
+
+    def known(self) -> AbstractContextManager:
+        """In a compiled program: lets what is called inside ask for the mesh, `jax.sharding.get_abstract_mesh()`."""
+        return jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh)
 
     def spread(self, vector: Float[Array, " n"]) -> Float[Array, " n"]:
         """In a compiled program: the vector as it is kept."""
@@ -59,6 +65,19 @@ class Placement:
     def unpack(self, state: TrainState) -> TrainState:
         """The inverse of `pack`."""
         return self._unpack(state)
+
+    def described(self, state: TrainState) -> TrainState:
+        """Shapes of the packed state and where they lie, for a step that is compiled before there is any state."""
+        packed = jax.eval_shape(self._packed, state)
+        lie = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+        return replace(
+            jax.tree.map(lambda leaf: lie(leaf, self._everywhere), packed),
+            parameters=lie(packed.parameters, self._vectors),
+            ema=lie(packed.ema, self._vectors),
+            optimiser=jax.tree.map(
+                lambda leaf: lie(leaf, self._vectors if leaf.ndim == 1 else self._everywhere), packed.optimiser
+            ),
+        )
 
     def _packed(self, state: TrainState) -> TrainState:
         return replace(

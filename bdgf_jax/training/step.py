@@ -42,9 +42,10 @@ def make_step(objective: Callable, optimiser: optax.GradientTransformation, plac
 
     def step(state: TrainState, data: PyTree, batch: PyTree, key: Array) -> tuple[TrainState, dict]:
         before, average = state.parameters, state.ema
-        (loss, (terms, carry)), gradients = jax.value_and_grad(objective, has_aux=True)(
-            placement.gather(before), state.carry, data, batch, jax.random.fold_in(key, state.step), state.step
-        )
+        with placement.known():
+            (loss, (terms, carry)), gradients = jax.value_and_grad(objective, has_aux=True)(
+                placement.gather(before), state.carry, data, batch, jax.random.fold_in(key, state.step), state.step
+            )
         gradient = placement.share(gradients)
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes step counts with floats
             update, moments = optimiser.update(gradient, state.optimiser, before)

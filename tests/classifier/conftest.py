@@ -41,6 +41,7 @@ def config():
             "head": "mean",
             "direct": {"landmarks": 0, "gamma": 0.5, "ridge": 1.0},
             "fusion": "mean",
+            "dtype": "float32",
             "mutual": {
                 "entropy": 0.1,
                 "similarity": 0.1,

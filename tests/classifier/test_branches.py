@@ -143,3 +143,24 @@ def test_unknown_scans_and_convolutions_and_widths_that_do_not_fit_are_refused()
         stage(convolution="round")
     with pytest.raises(InputError, match=r"multiple of 4 .* got 10; the nearest is 8"):
         stage(directions="grouped")
+
+
+@pytest.mark.parametrize("kind", [CrossScan, GroupedScan])
+def test_on_a_mesh_every_device_scans_its_own_samples_and_gradients_are_the_same(kind):
+    graph, parameters = nnx.split(kind(8, state=2, rngs=nnx.Rngs(0)))
+    grid = random(0, 8, 3, 3, 8)
+    gradients = jax.grad(lambda parameters, grid: (nnx.merge(graph, parameters)(grid) ** 2).sum())
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    @jax.jit
+    def on_mesh(parameters, grid):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return gradients(parameters, grid)
+
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    shared_out = jax.device_put(grid, where)
+    assert "shard_map" in str(on_mesh.trace(parameters, shared_out).jaxpr)
+    for ours, expected in zip(
+        jax.tree.leaves(on_mesh(parameters, shared_out)), jax.tree.leaves(jax.jit(gradients)(parameters, grid))
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)

@@ -19,6 +19,7 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 PUBLISHED = {"stages": 3}
 ALTERNATIVES = {
+    "dtype": "bfloat16",
     "centre": 3,
     "directions": "grouped",
     "convolution": "square",
