@@ -5,7 +5,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from bdgf_jax.classifier.model import GuidedClassifier
+from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.diffusion.features import (
     FeatureStatistics,
@@ -41,6 +42,7 @@ from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.feature_files import read_feature_maps
 from bdgf_jax.scenes.patches import gather
+from bdgf_jax.scenes.scene import LandCover
 from bdgf_jax.scenes.statistics import invert_band_transform
 from bdgf_jax.training.checkpoints import load_parameters
 
@@ -49,8 +51,37 @@ FEATURE_STATISTICS = "features/statistics.npz"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
 
 
-def denoiser(run: Run) -> tuple[nnx.GraphDef, nnx.State]:
-    """The pre-trained denoiser of a run, or, as a control, an untrained one.
+class Trained(Protocol):
+    """What the networks are built and loaded from: a `Run`, or the `Model` that one has left."""
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        ...
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each modality as the models see it."""
+        ...
+
+    @property
+    def classes(self) -> tuple[LandCover, ...]:
+        """The class table."""
+        ...
+
+    @property
+    def weights(self) -> pathlib.Path:
+        """The folder that the checkpoints lie in."""
+        ...
+
+    @property
+    def used(self) -> Literal["last", "best"]:
+        """Which of the classifier's checkpoints is used."""
+        ...
+
+
+def denoiser(run: Trained) -> tuple[nnx.GraphDef, nnx.State]:
+    """The pre-trained denoiser, or, as a control, an untrained one.
 
     Raises:
       InputError: there is no pre-trained one yet.
@@ -77,8 +108,8 @@ def features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
         levels = read_feature_maps(config.source, run.scene.valid)
         return standardise_features(levels, fit_feature_statistics(levels, run.scene.valid))
     graph, parameters = denoiser(run)
-    fingerprint = _fingerprint(repr((config.to_dict(), run.config.diffusion.to_dict())), run.images, parameters)
-    if read_json(folder / "features.json").get("fingerprint") == fingerprint:
+    current = fingerprint(repr((config.to_dict(), run.config.diffusion.to_dict())), run.images, parameters)
+    if read_json(folder / "features.json").get("fingerprint") == current:
         files = [folder / f"level_{level}.npy" for level in config.levels]
         return tuple(np.load(file).view(ml_dtypes.bfloat16) for file in files)
 
@@ -92,7 +123,7 @@ def features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
     for index, level in zip(config.levels, levels):
         np.save(folder / f"level_{index}.npy", level)
     _save_statistics(run.workdir / FEATURE_STATISTICS, config.levels, statistics)
-    write_json(folder / "features.json", {"fingerprint": fingerprint, "seconds": time.monotonic() - began})
+    write_json(folder / "features.json", {"fingerprint": current, "seconds": time.monotonic() - began})
     return levels
 
 
@@ -106,21 +137,26 @@ def raw_features(run: Run, graph: nnx.GraphDef, parameters: nnx.State) -> tuple[
 
 def feature_extractor(run: Run, graph: nnx.GraphDef) -> tuple[Callable, dict[str, Any]]:
     """What computes the features of a tile by this denoiser, see `tile_activations`, and the arrays that it reads."""
-    config = run.config.features
-    activations = tile_activations(
+    config, (height, width) = run.config.features, run.scene.shape
+    noise = noise_field(run.channels, config.seed, config.draws, np.arange(height), np.arange(width), width=width)
+    images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
+    return feature_program(run.config, graph), {"images": images, "valid": valid, "noise": noise}
+
+
+def feature_program(config: Config, graph: nnx.GraphDef) -> Callable:
+    """What computes the features of a tile by this denoiser, see `tile_activations`."""
+    return tile_activations(
         graph,
-        noise_schedule(run.config.diffusion.schedule, run.config.diffusion.timesteps),
-        config.timesteps,
-        levels=config.levels,
-        tile=config.tile,
-        margin=config.margin,
+        noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
+        config.features.timesteps,
+        levels=config.features.levels,
+        tile=config.features.tile,
+        margin=config.features.margin,
         gather=gather,
     )
-    images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
-    return activations, {"images": images, "valid": valid, "noise": noise_field(images, config.seed, config.draws)}
 
 
-def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
+def build(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
     """The classifier as it starts, split into graph and parameters."""
     # RBG keys: threefry's code, unrolled for every weight, takes four times as long to compile.
     key = jax.random.key(run.config.train.seed, impl="rbg")
@@ -129,27 +165,27 @@ def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx
         modalities=run.channels,
         guidance=[level.shape[-1] for level in guidance],
         timesteps=guidance[0].shape[-2] if guidance else 0,
-        classes=len(run.scene.classes),
+        classes=len(run.classes),
         rngs=nnx.Rngs(key),
     )
     return nnx.split(nnx.jit(create)())
 
 
-def trained_classifier(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
+def trained_classifier(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
     """The classifier as it was trained: the best one where that is known, else the last.
 
     Raises:
       InputError: the classifier is not trained yet.
     """
     graph, fresh = build(run, guidance)
-    return graph, _load(run, "train", fresh, "best" if run.watched or run.model else "last")
+    return graph, _load(run, "train", fresh, run.used)
 
 
-def classifier_function(run: Run, graph: nnx.GraphDef, branches: Sequence[str] | None = None) -> Callable:
+def classifier_function(run: Trained, graph: nnx.GraphDef, branches: Sequence[str] | None = None) -> Callable:
     """(parameters, data, centres) -> class probabilities by branch, of the direct head and of all together, jitted.
 
     Args:
-      run: of the scene.
+      run: that the classifier was trained in.
       graph: of the classifier.
       branches: those to compute, all by default; all together then means these.
     """
@@ -323,7 +359,7 @@ def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return units(drawn), units(real)
 
 
-def _load(run: Run, stretch: str, fresh: nnx.State, which: Literal["last", "best"]) -> nnx.State:
+def _load(run: Trained, stretch: str, fresh: nnx.State, which: Literal["last", "best"]) -> nnx.State:
     folder = run.weights / stretch / "checkpoints"
     if not folder.is_dir():
         raise InputError(
@@ -332,14 +368,15 @@ def _load(run: Run, stretch: str, fresh: nnx.State, which: Literal["last", "best
     return load_parameters(folder, jax.eval_shape(lambda: fresh), which)
 
 
-def _fingerprint(settings: str, *trees) -> str:
+def fingerprint(settings: str, *trees) -> str:
+    """SHA-256 of these settings and of the bytes of all arrays."""
     digest = hashlib.sha256(settings.encode())
     for leaf in jax.tree.leaves(trees):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 
 
-def load_feature_statistics(run: Run) -> FeatureStatistics:
+def load_feature_statistics(run: Trained) -> FeatureStatistics:
     """The statistics that the features of the run's model were standardised by.
 
     Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float
 from numpy import ndarray
@@ -13,7 +13,7 @@ from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.inspection import inspect_scene, refuse_errors
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Finding, Modality, Scene
+from bdgf_jax.scenes.scene import Finding, LandCover, Modality, Scene
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
 from bdgf_jax.training.distributed import is_first
 from bdgf_jax.versions import versions
@@ -42,6 +42,16 @@ class Run:
     def channels(self) -> dict[str, int]:
         """Channels of each modality as the models see it."""
         return {name: image.shape[-1] for name, image in self.images.items()}
+
+    @property
+    def classes(self) -> tuple[LandCover, ...]:
+        """The class table."""
+        return self.scene.classes
+
+    @property
+    def used(self) -> Literal["last", "best"]:
+        """Which of the classifier's checkpoints is used: the best one where that is known."""
+        return "best" if self.watched or self.model else "last"
 
     @property
     def valid(self) -> dict[str, Bool[ndarray, "h w"]]:
