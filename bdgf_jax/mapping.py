@@ -5,7 +5,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ FEATURE_STATISTICS = "features/statistics.npz"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
 
 
+@runtime_checkable
 class Trained(Protocol):
     """What the networks are built and loaded from: a `Run`, or the `Model` that one has left."""
 
