@@ -135,6 +135,13 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
     from bdgf_jax.training.distributed import first_before_others, first_only
 
     model = getattr(options, "model", None)
+    if options.command == "predict" and config.predict.tile:
+        from bdgf_jax.windowed import map_by_windows
+
+        with first_only("map") as does:
+            if does:
+                print(f"Map: {map_by_windows(model, config, workdir, force=options.force)}")
+        return
     with first_before_others("open"):
         if model:
             from bdgf_jax.model import open_model
@@ -173,7 +180,7 @@ def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ..
     if options.command in ("run", "predict"):
         began = time.monotonic()
         predictions = mapping.predict(run, guidance)
-        mapping.write_maps(run, predictions, with_probabilities=run.config.predict.probabilities)
+        mapping.write_maps(run, predictions)
         predict_seconds = time.monotonic() - began
         print(f"Map: {run.workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):

@@ -38,6 +38,7 @@ from bdgf_jax.evaluation.pictures import crop_centres
 from bdgf_jax.evaluation.prediction import predict_scene, window_centres
 from bdgf_jax.evaluation.report import write_report
 from bdgf_jax.evaluation.significance import mcnemar
+from bdgf_jax.evaluation.windowed_maps import JOURNAL
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.feature_files import read_feature_maps
@@ -46,7 +47,7 @@ from bdgf_jax.scenes.scene import LandCover
 from bdgf_jax.scenes.statistics import invert_band_transform
 from bdgf_jax.training.checkpoints import load_parameters
 
-MAP, CONFIDENCE, UNCERTAINTY = "map.tif", "confidence.tif", "uncertainty.tif"
+MAP, CONFIDENCE, UNCERTAINTY, PROBABILITIES = "map.tif", "confidence.tif", "uncertainty.tif", "probabilities.tif"
 FEATURE_STATISTICS = "features/statistics.npz"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
 
@@ -231,30 +232,47 @@ def predict(
         )
 
 
-def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]], *, with_probabilities: bool) -> None:
+def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) -> None:
     """Writes what a prediction says of every pixel with data; nodata stays nodata.
 
-    `map.tif`, the same as `map.png`, `confidence.tif`, the probability of the class shown, and, where there are several
-    branches, `uncertainty.tif`, how far they disagree.
+    `map.tif`, the same as `map.png`, `confidence.tif`, the probability of the class shown, where there are several
+    branches, `uncertainty.tif`, how far they disagree, and, where `predict.probabilities` asks for it,
+    `probabilities.tif`, a band a class.
 
     Args:
       run: its workdir takes the files.
       predictions: what `predict` gave.
-      with_probabilities: whether to write `probabilities.tif`, a band a class, too.
     """
     scene, folder, fused = run.scene, run.workdir, predictions["fused"]
     prediction = np.where(scene.valid, fused.argmax(-1), -1).astype(np.int32)
     write_map(folder / MAP, prediction, scene.classes, scene.georeference)
-    draw_map(folder / "map.png", scene, prediction)
-    shares = {CONFIDENCE: (["confidence"], fused.max(-1, keepdims=True))}
-    branches = [predictions[name] for name in run.config.classifier.branches if name in predictions]
-    (folder / UNCERTAINTY).unlink(missing_ok=True)  # of an earlier prediction, by more branches perhaps
+    counts = np.bincount(prediction[prediction >= 0], minlength=len(scene.classes))
+    draw_map(folder / "map.png", scene.name, scene, scene.classes, prediction, counts)
+    for name in (UNCERTAINTY, JOURNAL):  # of an earlier prediction, by more branches or by windows perhaps
+        (folder / name).unlink(missing_ok=True)
+    descriptions = described_shares(run.config, scene.classes)
+    for name, layers in shares(run.config, predictions).items():
+        write_shares(folder / name, layers, scene.valid, descriptions[name], scene.georeference)
+
+
+def described_shares(config: Config, classes: Sequence[LandCover]) -> dict[str, list[str]]:
+    """The files that go with a map, and the names of their bands."""
+    files = {CONFIDENCE: ["confidence"]}
+    if len(config.predict.branches or config.classifier.branches) > 1:
+        files[UNCERTAINTY] = ["disagreement of the branches"]
+    if config.predict.probabilities:
+        files[PROBABILITIES] = [cover.name for cover in classes]
+    return files
+
+
+def shares(config: Config, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) -> dict[str, np.ndarray]:
+    """What these files hold of the pixels that were predicted, by file."""
+    fused = predictions["fused"]
+    branches = [predictions[name] for name in config.classifier.branches if name in predictions]
+    layers = {CONFIDENCE: fused.max(-1, keepdims=True), PROBABILITIES: fused}
     if len(branches) > 1:
-        shares[UNCERTAINTY] = ["disagreement of the branches"], jensen_shannon_divergence(branches)[..., None]
-    if with_probabilities:
-        shares["probabilities.tif"] = [cover.name for cover in scene.classes], fused
-    for name, (descriptions, layers) in shares.items():
-        write_shares(folder / name, layers, scene.valid, descriptions, scene.georeference)
+        layers[UNCERTAINTY] = jensen_shannon_divergence(branches)[..., None]
+    return {name: layers[name] for name in described_shares(config, [])}
 
 
 def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:

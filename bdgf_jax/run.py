@@ -86,12 +86,12 @@ def open_run(
     Raises:
       InputError: the workdir cannot be written or holds a run of another configuration; the scene cannot be used.
     """
-    _check_workdir(config, workdir, force=force)
+    check_workdir(config, workdir, force=force)
     scene = load_scene(config.scene) if scene is None else scene
     findings = inspect_scene(scene, patch=config.classifier.patch)
     refuse_errors(findings)
     transforms = _transforms(config, workdir, scene) if transforms is None else transforms
-    images = {name: _transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
+    images = {name: transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
     workdir.mkdir(parents=True, exist_ok=True)
     if is_first():
         write_json(workdir / "config.json", {"config": config.to_dict(), "versions": versions()})
@@ -143,7 +143,12 @@ def _transforms(config: Config, workdir: pathlib.Path, scene: Scene) -> dict[str
     return {name: BandTransform.from_dict(before["modalities"][name]["statistics"]) for name in scene.modalities}
 
 
-def _transformed(name: str, transform: BandTransform, modality: Modality) -> Float[ndarray, "h w _"]:
+def transformed(name: str, transform: BandTransform, modality: Modality) -> Float[ndarray, "h w _"]:
+    """A modality as the models see it.
+
+    Raises:
+      InputError: its bands are not the transform's.
+    """
     try:
         return apply_band_transform(transform, modality)
     except InputError as error:
@@ -182,7 +187,12 @@ def check_writable(workdir: pathlib.Path) -> None:
         raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}).") from error
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path, *, force: bool) -> None:
+def check_workdir(config: Config, workdir: pathlib.Path, *, force: bool) -> None:
+    """Makes the workdir.
+
+    Raises:
+      InputError: it cannot be written, or holds a run of another configuration and `force` is not given.
+    """
     check_writable(workdir)
     before = read_json(workdir / "config.json").get("config")
     if before is None:

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -68,7 +69,7 @@ def georeferenced_grid(path: Path) -> Grid:
 
 
 @contextmanager
-def _opened(path: Path, **options: int) -> Iterator[rasterio.DatasetReader]:
+def _opened(path: Path, **options: Any) -> Iterator[rasterio.DatasetReader]:
     path = _envi_data_file(path)
     driver = _driver(path)
     # GDAL would otherwise leave a .properties file beside a gzip-compressed image, in a folder that is not ours.
