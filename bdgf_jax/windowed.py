@@ -274,5 +274,5 @@ def find_drift(mapper: WindowMapper, scene: SceneWindows) -> list[Finding]:
     return findings
 
 
-def _mosaic(tiles: list[list[Level]]) -> Level:
+def _mosaic(tiles: list[list[Level]]) -> Float[np.ndarray, "H W t _"]:
     return np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)

@@ -165,17 +165,24 @@ class _ImageFile:
         self.path, self.options = path, options
         self._array: Shaped[np.ndarray, "h w *c"] | None = None
         if path.suffix.lower() in ARRAY_SUFFIXES:
-            self._array = read_array_file(path, options.get("key", ""), mapped=True)
-            _, width = raster_of_array(path, self._array[:1]).shape
-            self.grid = Grid((len(self._array), width), None)
+            array = self._open()
+            _, width = raster_of_array(path, array[:1]).shape
+            self.grid = Grid((len(array), width), None)
+            if not isinstance(array, np.memmap):
+                self._array = array
         else:
             self.grid = georeferenced_grid(path)
+
+    def _open(self) -> Shaped[np.ndarray, "h w *c"]:
+        return read_array_file(self.path, self.options.get("key", ""), mapped=True)
 
     def read(self, rows: slice, columns: slice) -> Raster:
         """These of its own rows and columns."""
         bands, nodata = tuple(self.options.get("bands", ())), self.options.get("nodata")
-        if self._array is not None:
-            return raster_of_array(self.path, self._array[rows, columns], bands=bands, nodata=nodata)
+        if self.path.suffix.lower() in ARRAY_SUFFIXES:
+            # Mapped anew each time, so that the pages that were read do not stay in memory.
+            array = self._open() if self._array is None else self._array
+            return raster_of_array(self.path, array[rows, columns], bands=bands, nodata=nodata)
         return mark_nodata(read_georeferenced_file(self.path, bands, window=(rows, columns)), nodata)
 
     def read_onto(self, part: Grid) -> Raster:
