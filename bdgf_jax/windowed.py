@@ -170,37 +170,41 @@ def window_corners(shape: tuple[int, int], side: int) -> list[tuple[int, int]]:
 
 def map_scene(
     mapper: WindowMapper, scene: SceneWindows, folder: pathlib.Path, on_window: Callable[[int], None] | None = None
-) -> None:
-    """Writes the maps of a scene: those of `mapping.write_maps`, window by window.
+) -> bool:
+    """Writes the maps of a scene: those of `mapping.write_maps`, window by window; False where that was done already.
 
-    What an earlier call has written before it was broken off is kept, if model, scene and settings are the same.
+    What an earlier call has written before it was broken off is kept, if model, scene and settings are the same. Where
+    the model lies elsewhere, `config.json` and `scene.json` are written beside the maps.
 
     Args:
       mapper: of the model.
       scene: that is mapped.
-      folder: that takes the maps.
+      folder: that takes the maps; made if need be.
       on_window: told 1 after each window, in place of a progress bar.
     """
     config, classes, grid = mapper.model.config, mapper.model.classes, scene.grid
     files = {mapping.MAP: map_bands(classes)} | {
         name: share_bands(descriptions) for name, descriptions in mapping.described_shares(config, classes).items()
     }
+    folder.mkdir(parents=True, exist_ok=True)
     maps = WindowedMaps(folder, files, grid.shape, grid.georeference, fingerprint(mapper, scene))
-    with progress(
-        "Mapping",
-        len(window_corners(grid.shape, mapper.side)),
-        unit="tile",
-        start=len(maps.done),
-        shown=on_window is None,
-    ) as bar:
+    corners, picture = window_corners(grid.shape, mapper.side), folder / "map.png"
+    if len(maps.done) == len(corners) and maps.finished and picture.is_file():
+        return False
+    picture.unlink(missing_ok=True)
+    findings = find_drift(mapper, scene)
+    if folder.resolve() != mapper.model.weights.resolve():
+        describe(mapper.model, scene, findings, folder)
+    with progress("Mapping", len(corners), unit="tile", start=len(maps.done), shown=on_window is None) as bar:
         for row, column, found in mapper.predict(scene, maps.done):
             maps.write(row, column, found and window_layers(mapper, found))
             (on_window or bar.advance)(1)
     if mapping.UNCERTAINTY not in files:  # there may be one of an earlier prediction, by more branches
         (folder / mapping.UNCERTAINTY).unlink(missing_ok=True)
-    maps.finish()
     write_legend(folder / mapping.MAP, classes)
-    draw_map(folder / "map.png", scene.name, grid, classes, *survey_map(folder / mapping.MAP, len(classes)))
+    maps.finish()
+    draw_map(picture, scene.name, grid, classes, *survey_map(folder / mapping.MAP, len(classes)))
+    return True
 
 
 def map_by_windows(
@@ -211,7 +215,7 @@ def map_by_windows(
     Args:
       folder: of the model; the workdir by default.
       config: its `scene` and `predict` sections count, all else is the model's.
-      workdir: that takes the maps, and, where the model lies elsewhere, `config.json` and `scene.json`.
+      workdir: that takes the maps.
       force: go on in a workdir of another configuration.
 
     Raises:
@@ -219,11 +223,7 @@ def map_by_windows(
     """
     model = read_model(folder or workdir, config)
     check_workdir(model.config if folder else config, workdir, force=force)
-    mapper, scene = WindowMapper(model), open_windows(config.scene)
-    findings = find_drift(mapper, scene)
-    map_scene(mapper, scene, workdir)
-    if folder:
-        describe(model, scene, findings, workdir)
+    map_scene(WindowMapper(model), open_windows(config.scene), workdir)
     return workdir / mapping.MAP
 
 
@@ -269,7 +269,7 @@ def find_drift(mapper: WindowMapper, scene: SceneWindows) -> list[Finding]:
         image = np.concatenate([transformed(name, transform, part[name]) for part in parts])
         valid = np.concatenate([part[name].valid for part in parts])
         if valid.any() and (found := describe_drift(name, measure_drift(image, valid, transform.explained))):
-            print(f"{found.subject} {found.message}", file=sys.stderr, flush=True)
+            print(f"{scene.name}: {found.subject} {found.message}", file=sys.stderr, flush=True)
             findings.append(found)
     return findings
 

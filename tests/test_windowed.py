@@ -1,19 +1,27 @@
 """Maps made window by window, beside the same ones in one piece."""
 
 import json
+import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 
+import jax
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
 from ml_collections import ConfigDict
 
-from bdgf_jax import cli, configuration, windowed
+from bdgf_jax import cli, configuration, mapping, windowed
+from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.errors import InputError
+from bdgf_jax.many import find_scenes
 from bdgf_jax.model import read_model
+from bdgf_jax.run import open_run
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.windows import open_windows
+from bdgf_jax.training.checkpoints import Checkpoints
+from bdgf_jax.training.state import initial_state
 
 TRAINING = [
     f"--config.{override}"
@@ -43,10 +51,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The workdir of a model."""
-    workdir = tmp_path_factory.mktemp("model") / "run"
-    assert cli.main(["train", "--config", "demo:tiny", *TRAINING, "--workdir", str(workdir)]) == 0
-    return workdir
+    """The workdir of a model, as if each training had ended with its first step."""
+    run = open_run(configuration.load("demo:tiny", TRAINING), tmp_path_factory.mktemp("model") / "run")
+    save(run.workdir / "pretrain", build_denoiser(run.config.diffusion, run.channels, 0)[1])
+    save(run.workdir / "train", mapping.build(run, mapping.features(run))[1])
+    return run.workdir
+
+
+def save(folder, parameters):
+    # Heads start at zero, and would find all classes alike.
+    rng = np.random.default_rng(0)
+    stirred = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype(leaf.dtype), parameters)
+    with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(1, initial_state(stirred, (), ()))
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +226,87 @@ def test_a_map_carries_its_class_names(in_one_piece):
     names = [entry.text for entry in ElementTree.parse(in_one_piece / "map.tif.aux.xml").iter("Category")]
     assert names[0] == "no data"
     assert len(names) == 5
+
+
+@pytest.fixture
+def scenes(config_file, tmp_path):
+    """Four scenes, the third of them cut short."""
+    for index in range(4):
+        folder = tmp_path / "scenes" / f"tile_{index}"
+        folder.mkdir(parents=True)
+        for name in ("hsi", "sar", "height"):
+            with rasterio.open(config_file.parent / f"{name}.tif") as file:
+                bands, image = file.descriptions, np.moveaxis(file.read(), 0, -1)
+            write_geotiff(folder / f"{name}.tif", image[8 * index :][:30, :25], bands)
+    broken = tmp_path / "scenes" / "tile_2" / "sar.tif"
+    broken.write_bytes(broken.read_bytes()[:400])
+    return tmp_path / "scenes"
+
+
+def predict_many(config_file, model, scenes, out, monkeypatch, rank=0, count=1):
+    together = {"WORLD_SIZE": str(count), "RANK": str(rank), "MASTER_ADDR": "node1", "MASTER_PORT": "1"}
+    for name, value in together.items():
+        monkeypatch.setenv(name, value)
+    where = ["--scenes", str(scenes), "--out", str(out), "--config.predict.tile=32"]
+    return cli.main(["predict", "--config", str(config_file), "--model", str(model), *where])
+
+
+def test_processes_share_the_scenes_and_a_broken_one_stops_none_of_them(
+    config_file, model, scenes, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "maps"
+    assert predict_many(config_file, model, scenes, out, monkeypatch, 1, 2) == 0
+    assert {path.name for path in out.glob("tile_*")} == {"tile_1", "tile_3"}
+    assert "2 new, 0 there before, 0 failed" in capsys.readouterr().out
+    assert predict_many(config_file, model, f"{scenes}/*", out, monkeypatch, 0, 2) == 1
+    told = capsys.readouterr()
+    assert "1 new, 0 there before, 1 failed" in told.out
+    assert "tile_2  " in told.err.partition("could not be mapped:")[2]
+    assert "sar.tif cannot be read as GeoTIFF or ENVI" in told.err
+    assert {path.parent.name for path in out.glob("*/map.tif")} == {"tile_0", "tile_1", "tile_3"}
+    legends = set()
+    for path in out.glob("*/map.tif"):
+        with rasterio.open(path) as file:
+            legends.add((str(file.colormap(1)), (path.parent / "map.tif.aux.xml").read_text()))
+    assert len(legends) == 1
+    assert (out / "legend.qml").read_bytes() == (out / "tile_0" / "map.qml").read_bytes()
+    assert json.loads((out / "tile_0" / "scene.json").read_text())["name"] == "tile_0"
+
+    # A restart: the broken tile is mended, one of the others has changed; nothing else is done again.
+    shutil.copy(scenes / "tile_0" / "sar.tif", scenes / "tile_2")
+    os.utime(scenes / "tile_3" / "hsi.tif")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/map.tif")}
+    assert predict_many(config_file, model, scenes, out, monkeypatch) == 0
+    assert "2 new, 2 there before, 0 failed" in capsys.readouterr().out
+    kept = {path.parent.name for path, then in before.items() if path.stat().st_mtime_ns == then}
+    assert kept == {"tile_0", "tile_1"}
+
+
+def test_scenes_are_found_by_folder_glob_and_vrt(scenes):
+    config = configuration.load("demo:tiny").scene
+    config.modalities = ConfigDict({"hsi": {"file": "hsi.tif"}, "sar": {"file": "sar.tif"}}, sort_keys=False)
+    names = ["tile_0", "tile_1", "tile_2", "tile_3"]
+    assert list(find_scenes(str(scenes), config)) == names
+    assert list(find_scenes(f"{scenes}/*_[13]", config)) == ["tile_1", "tile_3"]
+    assert find_scenes(str(scenes / "tile_1"), config) == {"tile_1": scenes / "tile_1"}
+    source = '<SimpleSource><SourceFilename relativeToVRT="{}">{}</SourceFilename></SimpleSource>'
+    sources = source.format(1, "tile_3/hsi.tif") + source.format(0, scenes / "tile_0" / "hsi.tif")
+    vrt = scenes / "hsi.vrt"
+    vrt.write_text(f'<VRTDataset><VRTRasterBand band="1">{sources}</VRTRasterBand></VRTDataset>')
+    assert list(find_scenes(str(vrt), config)) == ["tile_0", "tile_3"]
+    vrt.write_text("no XML")
+    with pytest.raises(InputError, match=r"hsi\.vrt: cannot be read as a VRT"):
+        find_scenes(str(vrt), config)
+    with pytest.raises(InputError, match="no folder is there"):
+        find_scenes(f"{scenes}/none_*", config)
+    shutil.copytree(scenes / "tile_0", scenes / "more" / "tile_0")
+    twice = source.format(1, "tile_0/hsi.tif") + source.format(1, "more/tile_0/hsi.tif")
+    vrt.write_text(f"<VRTDataset>{twice}</VRTDataset>")
+    with pytest.raises(InputError, match=r"more/tile_0 and .*/tile_0 have the same name"):
+        find_scenes(str(vrt), config)
+
+
+def test_where_the_maps_go_has_to_be_said(config_file, model, scenes, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--config", str(config_file), "--model", str(model), "--scenes", str(scenes)])
+    assert "--scenes and --out belong together" in capsys.readouterr().err

@@ -54,6 +54,11 @@ class WindowedMaps:
             begin_geotiff(path, shape, bands, georeference)
         self._journal.write_text(f"{fingerprint}\n")
 
+    @property
+    def finished(self) -> bool:
+        """Whether the files have their names."""
+        return not any(plain_file(path).is_file() for path in self._paths)
+
     def write(self, row: int, column: int, layers: Mapping[str, Shaped[np.ndarray, "h w _"]] | None) -> None:
         """Writes a window into every file, and into the journal that it is done.
 
