@@ -60,15 +60,14 @@ def test_a_variable_that_is_missing_is_named(environment, name):
         find_processes(rest)
 
 
-def test_a_share_of_independent_work_is_taken_on_a_gpu_of_its_own():
+def test_a_share_of_independent_work_is_taken_on_a_gpu_of_its_own(monkeypatch):
+    told = []
+    monkeypatch.setattr(type(jax.config), "update", lambda _, *setting: told.append(setting))
     assert take_share({}) == (0, 1)
     assert take_share(GKE) == (2, 4)
-    before = jax.config.jax_cuda_visible_devices
-    try:
-        assert take_share(SLURM) == (9, 16)
-        assert jax.config.jax_cuda_visible_devices == "1"
-    finally:
-        jax.config.update("jax_cuda_visible_devices", before)
+    assert not told
+    assert take_share(SLURM) == (9, 16)
+    assert told == [("jax_cuda_visible_devices", "1")]
 
 
 def two(toy, *command):
