@@ -45,9 +45,10 @@ from bdgf_jax.scenes.feature_files import read_feature_maps
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.scene import LandCover
 from bdgf_jax.scenes.statistics import invert_band_transform
-from bdgf_jax.training.checkpoints import load_parameters
+from bdgf_jax.training.checkpoints import kept_file, load_parameters
 
 MAP, CONFIDENCE, UNCERTAINTY, PROBABILITIES = "map.tif", "confidence.tif", "uncertainty.tif", "probabilities.tif"
+RECORDS = ("config.json", "scene.json")
 FEATURE_STATISTICS = "features/statistics.npz"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
 
@@ -387,6 +388,12 @@ def _load(run: Trained, stretch: str, fresh: nnx.State, which: Literal["last", "
     return load_parameters(folder, jax.eval_shape(lambda: fresh), which)
 
 
+def model_file(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A file that belongs to a model: in its folder, or else in the checkpoints of its classifier."""
+    path = folder / name
+    return path if path.is_file() else kept_file(folder / "train" / "checkpoints", name) or path
+
+
 def fingerprint(settings: str, *trees) -> str:
     """SHA-256 of these settings and of the bytes of all arrays."""
     digest = hashlib.sha256(settings.encode())
@@ -401,7 +408,7 @@ def load_feature_statistics(run: Trained) -> FeatureStatistics:
     Raises:
       InputError: they are not there.
     """
-    path = run.weights / FEATURE_STATISTICS
+    path = model_file(run.weights, FEATURE_STATISTICS)
     if not path.is_file():
         raise InputError(f"{path}: not there; `bdgf features` with the config and workdir of the model makes it.")
     levels = run.config.features.levels

@@ -2,7 +2,7 @@
 
 The folder holds what the model needs and nothing else of its run, under the same names: `config.json`, `scene.json`
 (statistics, band names, class table), the feature statistics, and one checkpoint of each stage. So the workdir of a run
-is such a folder too.
+is such a folder too. The checkpoints of a training hold copies of these files, and count where the files are gone.
 """
 
 import copy
@@ -29,7 +29,6 @@ from bdgf_jax.scenes.scene import UNLABELLED, LandCover, Scene, check_modalities
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform
 from bdgf_jax.training.listing import list_checkpoints
 
-RECORDS = ("config.json", "scene.json")
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What the selective scan's kernels are compiled to; only the jax that wrote them is sure to read them.
 KERNELS = ("__gpu$xla.gpu.triton", "mosaic_gpu_v2")
@@ -75,7 +74,7 @@ def export_model(run: Run, folder: pathlib.Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    needed: list[str] = [*RECORDS]
+    needed: list[str] = [*mapping.RECORDS]
     if run.config.features.source != "none":
         needed.append(mapping.FEATURE_STATISTICS)
     needed.append(_chosen(run, "train", "best"))
@@ -146,7 +145,7 @@ def read_model(folder: pathlib.Path, config: Config) -> Model:
     Raises:
       InputError: the folder holds no model, or one that files guide.
     """
-    records = {name: read_json(folder / name) for name in RECORDS}
+    records = {name: read_json(mapping.model_file(folder, name)) for name in mapping.RECORDS}
     for name, record in records.items():
         if not record:
             raise InputError(f"--model {folder}: holds no {name}, so it is no model; `bdgf export` writes one.")
