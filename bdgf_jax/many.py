@@ -96,9 +96,11 @@ def map_scenes(
     mapped, failures = [], {}
     with progress("Mapping", len(mine), unit="scene") as bar:
         for name, place in mine:
-            model.config.scene.folder, model.config.scene.name = str(place), name
+            # The model's copy of the section tells maps apart; the order of modalities is in the section itself.
+            for section in (config.scene, model.config.scene):
+                section.folder, section.name = str(place), name
             try:
-                mapped.append(map_scene(mapper, open_windows(model.config.scene), out / name, on_window=lambda _: None))
+                mapped.append(map_scene(mapper, open_windows(config.scene), out / name, on_window=lambda _: None))
             except Exception as error:  # whatever it is, the others do not wait for it
                 kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
                 failures[name] = kind + str(error).replace("\n", "; ")

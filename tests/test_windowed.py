@@ -269,6 +269,8 @@ def test_processes_share_the_scenes_and_a_broken_one_stops_none_of_them(
         with rasterio.open(path) as file:
             legends.add((str(file.colormap(1)), (path.parent / "map.tif.aux.xml").read_text()))
     assert len(legends) == 1
+    described = json.loads((out / "tile_0" / "scene.json").read_text())
+    assert [source["path"].rsplit("/")[-1] for source in described["sources"]] == ["hsi.tif", "sar.tif", "height.tif"]
     assert (out / "legend.qml").read_bytes() == (out / "tile_0" / "map.qml").read_bytes()
     assert json.loads((out / "tile_0" / "scene.json").read_text())["name"] == "tile_0"
 
