@@ -36,13 +36,16 @@ examples:
   bdgf run --config my_scene.py --workdir runs/mine     the same command again continues where it stopped
   bdgf run --config demo --config.train.steps=200       any field of the config can be overridden
   bdgf predict --config demo --config.predict.probabilities=True
+  bdgf predict --config my_scene.py --model my_model --config.predict.tile=512    a scene larger than memory
+  bdgf predict --config my_scene.py --model my_model --scenes 'tiles/*' --out maps
 
 configs: {configs}. A config is a Python file with get_config(); `base` explains every field.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; 0 when it went well, 2 when the user can put it right (the message says how)."""
+    """Runs a command; 0 when it went well, 2 when the user can put it right (the message says how), 1 when some of many
+    scenes could not be mapped."""
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, highlight=False)
     try:
@@ -54,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workdir = options.workdir or pathlib.Path("runs") / pathlib.Path(name).stem
         if options.command == "inspect":
             inspect(config, workdir)
+        elif getattr(options, "scenes", None):
+            return map_many(options, config, workdir)
         else:
             walk(options, config, workdir)
     except InputError as error:
@@ -92,6 +97,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             added.add_argument("--map", type=pathlib.Path, metavar="FILE", help="another map than the run's map.tif")
         if name == "predict":
             added.add_argument("--model", type=pathlib.Path, metavar="DIR", help="a trained model for another scene")
+            text = "many scenes, each in a folder as scene.folder: a folder of these, a glob, or a VRT of tiles"
+            added.add_argument("--scenes", metavar="WHERE", help=text)
+            added.add_argument("--out", type=pathlib.Path, metavar="DIR", help="their maps, a folder for each scene")
         if name == "export":
             added.add_argument("--out", type=pathlib.Path, metavar="DIR", required=True, help="the model's new folder")
         if name == "checkpoints":
@@ -101,6 +109,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, rest = parser.parse_known_args(arguments)
     if stray := [argument for argument in rest if not argument.startswith("--config.")]:
         parser.error(f"{stray[0]}: not understood. Overrides look like --config.train.steps=200.")
+    if options.command == "predict" and (options.scenes is None) != (options.out is None):
+        parser.error("--scenes and --out belong together: what is mapped, and the folder for the maps.")
     return options, rest
 
 
@@ -135,6 +145,13 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
     from bdgf_jax.training.distributed import first_before_others, first_only
 
     model = getattr(options, "model", None)
+    if options.command == "predict" and config.predict.tile:
+        from bdgf_jax.windowed import map_by_windows
+
+        with first_only("map") as does:
+            if does:
+                print(f"Map: {map_by_windows(model, config, workdir, force=options.force)}")
+        return
     with first_before_others("open"):
         if model:
             from bdgf_jax.model import open_model
@@ -179,7 +196,7 @@ def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ..
     if options.command in ("run", "predict"):
         began = time.monotonic()
         predictions = mapping.predict(run, guidance)
-        mapping.write_maps(run, predictions, with_probabilities=run.config.predict.probabilities)
+        mapping.write_maps(run, predictions)
         predict_seconds = time.monotonic() - began
         print(f"Map: {run.workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):
@@ -198,6 +215,29 @@ def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ..
                 f" {test['only_second']} only there, p = {test['p']:.2g} (McNemar)"
             )
         print(f"Report: {report}")
+
+
+def map_many(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> int:
+    """Maps this process's share of many scenes; 1 where some could not be mapped, of which it prints the reasons."""
+    from bdgf_jax.caching import use_compilation_cache
+    from bdgf_jax.training.distributed import take_share
+    from bdgf_jax.training.preemption import heeding_preemption
+
+    share = take_share()
+    use_compilation_cache()
+    with heeding_preemption("bdgf predict was asked to stop (SIGTERM). The same command goes on from what is mapped."):
+        from bdgf_jax.many import find_scenes, map_scenes
+
+        scenes = find_scenes(options.scenes, config.scene)
+        mapped = map_scenes(options.model or workdir, config, scenes, options.out, share)
+    print(f"Maps: {options.out}  {mapped.new} new, {mapped.before} there before, {len(mapped.failures)} failed")
+    if not mapped.failures:
+        return 0
+    width = max(map(len, mapped.failures))
+    print("\nThese scenes could not be mapped:", file=sys.stderr)
+    for name, reason in mapped.failures.items():
+        print(f"  {name:<{width}}  {reason}", file=sys.stderr)
+    return 1
 
 
 def inspect(config: Config, workdir: pathlib.Path) -> None:

@@ -184,6 +184,7 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
 
 
 def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> TrainState:
+    needed = [*mapping.RECORDS, *([mapping.FEATURE_STATISTICS] if stretch == "train" else [])]
     return fit(
         task.objective,
         task.parameters,
@@ -195,6 +196,7 @@ def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> Tra
         title=title,
         mesh=make_mesh(run.config.mesh.to_dict()),
         placement=run.config.placement,
+        files={name: run.workdir / name for name in needed if (run.workdir / name).is_file()},
         **watching,
     )
 

@@ -5,7 +5,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from bdgf_jax.classifier.model import GuidedClassifier
+from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.diffusion.features import (
     FeatureStatistics,
@@ -37,21 +38,54 @@ from bdgf_jax.evaluation.pictures import crop_centres
 from bdgf_jax.evaluation.prediction import predict_scene, window_centres
 from bdgf_jax.evaluation.report import write_report
 from bdgf_jax.evaluation.significance import mcnemar
+from bdgf_jax.evaluation.windowed_maps import JOURNAL
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.context import context_maps
 from bdgf_jax.scenes.feature_files import read_feature_maps
 from bdgf_jax.scenes.patches import gather
+from bdgf_jax.scenes.scene import LandCover
 from bdgf_jax.scenes.statistics import invert_band_transform
-from bdgf_jax.training.checkpoints import load_parameters
+from bdgf_jax.training.checkpoints import kept_file, load_parameters
 
-MAP, CONFIDENCE, UNCERTAINTY = "map.tif", "confidence.tif", "uncertainty.tif"
+MAP, CONFIDENCE, UNCERTAINTY, PROBABILITIES = "map.tif", "confidence.tif", "uncertainty.tif", "probabilities.tif"
+RECORDS = ("config.json", "scene.json")
 FEATURE_STATISTICS = "features/statistics.npz"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
 
 
-def denoiser(run: Run) -> tuple[nnx.GraphDef, nnx.State]:
-    """The pre-trained denoiser of a run, or, as a control, an untrained one.
+@runtime_checkable
+class Trained(Protocol):
+    """What the networks are built and loaded from: a `Run`, or the `Model` that one has left."""
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        ...
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each modality as the models see it."""
+        ...
+
+    @property
+    def classes(self) -> tuple[LandCover, ...]:
+        """The class table."""
+        ...
+
+    @property
+    def weights(self) -> pathlib.Path:
+        """The folder that the checkpoints lie in."""
+        ...
+
+    @property
+    def used(self) -> Literal["last", "best"]:
+        """Which of the classifier's checkpoints is used."""
+        ...
+
+
+def denoiser(run: Trained) -> tuple[nnx.GraphDef, nnx.State]:
+    """The pre-trained denoiser, or, as a control, an untrained one.
 
     Raises:
       InputError: there is no pre-trained one yet.
@@ -73,7 +107,12 @@ def features(run: Run) -> tuple[Float[np.ndarray, "h w _ _"], ...]:
     levels = diffusion_features(run)
     if not context.components:
         return levels
-    return (*levels, context_maps(run.images, **context)[:, :, None].astype(ml_dtypes.bfloat16))
+    return (*levels, as_level(context_maps(run.images, **context)))
+
+
+def as_level(maps: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w 1 c"]:
+    """Maps that know no timestep as a level of guidance."""
+    return maps[:, :, None].astype(ml_dtypes.bfloat16)
 
 
 def diffusion_features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
@@ -92,8 +131,8 @@ def diffusion_features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
         return standardise_features(levels, fit_feature_statistics(levels, run.scene.valid))
     graph, parameters = denoiser(run)
     settings = {name: value for name, value in config.to_dict().items() if name != "context"}
-    fingerprint = _fingerprint(repr((settings, run.config.diffusion.to_dict())), run.images, parameters)
-    if read_json(folder / "features.json").get("fingerprint") == fingerprint:
+    current = fingerprint(repr((settings, run.config.diffusion.to_dict())), run.images, parameters)
+    if read_json(folder / "features.json").get("fingerprint") == current:
         files = [folder / f"level_{level}.npy" for level in config.levels]
         return tuple(np.load(file).view(ml_dtypes.bfloat16) for file in files)
 
@@ -107,7 +146,7 @@ def diffusion_features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
     for index, level in zip(config.levels, levels):
         np.save(folder / f"level_{index}.npy", level)
     _save_statistics(run.workdir / FEATURE_STATISTICS, config.levels, statistics)
-    write_json(folder / "features.json", {"fingerprint": fingerprint, "seconds": time.monotonic() - began})
+    write_json(folder / "features.json", {"fingerprint": current, "seconds": time.monotonic() - began})
     return levels
 
 
@@ -121,21 +160,26 @@ def raw_features(run: Run, graph: nnx.GraphDef, parameters: nnx.State) -> tuple[
 
 def feature_extractor(run: Run, graph: nnx.GraphDef) -> tuple[Callable, dict[str, Any]]:
     """What computes the features of a tile by this denoiser, see `tile_activations`, and the arrays that it reads."""
-    config = run.config.features
-    activations = tile_activations(
+    config, (height, width) = run.config.features, run.scene.shape
+    noise = noise_field(run.channels, config.seed, config.draws, np.arange(height), np.arange(width), width=width)
+    images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
+    return feature_program(run.config, graph), {"images": images, "valid": valid, "noise": noise}
+
+
+def feature_program(config: Config, graph: nnx.GraphDef) -> Callable:
+    """What computes the features of a tile by this denoiser, see `tile_activations`."""
+    return tile_activations(
         graph,
-        noise_schedule(run.config.diffusion.schedule, run.config.diffusion.timesteps),
-        config.timesteps,
-        levels=config.levels,
-        tile=config.tile,
-        margin=config.margin,
+        noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
+        config.features.timesteps,
+        levels=config.features.levels,
+        tile=config.features.tile,
+        margin=config.features.margin,
         gather=gather,
     )
-    images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
-    return activations, {"images": images, "valid": valid, "noise": noise_field(images, config.seed, config.draws)}
 
 
-def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
+def build(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
     """The classifier as it starts, split into graph and parameters."""
     # RBG keys: threefry's code, unrolled for every weight, takes four times as long to compile.
     key = jax.random.key(run.config.train.seed, impl="rbg")
@@ -143,27 +187,27 @@ def build(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx
         run.config.classifier,
         modalities=run.channels,
         guidance=[level.shape[-2:] for level in guidance],
-        classes=len(run.scene.classes),
+        classes=len(run.classes),
         rngs=nnx.Rngs(key),
     )
     return nnx.split(nnx.jit(create)())
 
 
-def trained_classifier(run: Run, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
+def trained_classifier(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
     """The classifier as it was trained: the best one where that is known, else the last.
 
     Raises:
       InputError: the classifier is not trained yet.
     """
     graph, fresh = build(run, guidance)
-    return graph, _load(run, "train", fresh, "best" if run.watched or run.model else "last")
+    return graph, _load(run, "train", fresh, run.used)
 
 
-def classifier_function(run: Run, graph: nnx.GraphDef, branches: Sequence[str] | None = None) -> Callable:
+def classifier_function(run: Trained, graph: nnx.GraphDef, branches: Sequence[str] | None = None) -> Callable:
     """(parameters, data, centres) -> class probabilities by branch, of the direct head and of all together, jitted.
 
     Args:
-      run: of the scene.
+      run: that the classifier was trained in.
       graph: of the classifier.
       branches: those to compute, all by default; all together then means these.
     """
@@ -208,30 +252,47 @@ def predict(
         )
 
 
-def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]], *, with_probabilities: bool) -> None:
+def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) -> None:
     """Writes what a prediction says of every pixel with data; nodata stays nodata.
 
-    `map.tif`, the same as `map.png`, `confidence.tif`, the probability of the class shown, and, where there are several
-    branches, `uncertainty.tif`, how far they disagree.
+    `map.tif`, the same as `map.png`, `confidence.tif`, the probability of the class shown, where there are several
+    branches, `uncertainty.tif`, how far they disagree, and, where `predict.probabilities` asks for it,
+    `probabilities.tif`, a band a class.
 
     Args:
       run: its workdir takes the files.
       predictions: what `predict` gave.
-      with_probabilities: whether to write `probabilities.tif`, a band a class, too.
     """
     scene, folder, fused = run.scene, run.workdir, predictions["fused"]
     prediction = np.where(scene.valid, fused.argmax(-1), -1).astype(np.int32)
     write_map(folder / MAP, prediction, scene.classes, scene.georeference)
-    draw_map(folder / "map.png", scene, prediction)
-    shares = {CONFIDENCE: (["confidence"], fused.max(-1, keepdims=True))}
-    branches = [predictions[name] for name in run.config.classifier.branches if name in predictions]
-    (folder / UNCERTAINTY).unlink(missing_ok=True)  # of an earlier prediction, by more branches perhaps
+    counts = np.bincount(prediction[prediction >= 0], minlength=len(scene.classes))
+    draw_map(folder / "map.png", scene.name, scene, scene.classes, prediction, counts)
+    for name in (UNCERTAINTY, JOURNAL):  # of an earlier prediction, by more branches or by windows perhaps
+        (folder / name).unlink(missing_ok=True)
+    descriptions = described_shares(run.config, scene.classes)
+    for name, layers in shares(run.config, predictions).items():
+        write_shares(folder / name, layers, scene.valid, descriptions[name], scene.georeference)
+
+
+def described_shares(config: Config, classes: Sequence[LandCover]) -> dict[str, list[str]]:
+    """The files that go with a map, and the names of their bands."""
+    files = {CONFIDENCE: ["confidence"]}
+    if len(config.predict.branches or config.classifier.branches) > 1:
+        files[UNCERTAINTY] = ["disagreement of the branches"]
+    if config.predict.probabilities:
+        files[PROBABILITIES] = [cover.name for cover in classes]
+    return files
+
+
+def shares(config: Config, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) -> dict[str, np.ndarray]:
+    """What these files hold of the pixels that were predicted, by file."""
+    fused = predictions["fused"]
+    branches = [predictions[name] for name in config.classifier.branches if name in predictions]
+    layers = {CONFIDENCE: fused.max(-1, keepdims=True), PROBABILITIES: fused}
     if len(branches) > 1:
-        shares[UNCERTAINTY] = ["disagreement of the branches"], jensen_shannon_divergence(branches)[..., None]
-    if with_probabilities:
-        shares["probabilities.tif"] = [cover.name for cover in scene.classes], fused
-    for name, (descriptions, layers) in shares.items():
-        write_shares(folder / name, layers, scene.valid, descriptions, scene.georeference)
+        layers[UNCERTAINTY] = jensen_shannon_divergence(branches)[..., None]
+    return {name: layers[name] for name in described_shares(config, [])}
 
 
 def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:
@@ -337,7 +398,7 @@ def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return units(drawn), units(real)
 
 
-def _load(run: Run, stretch: str, fresh: nnx.State, which: Literal["last", "best"]) -> nnx.State:
+def _load(run: Trained, stretch: str, fresh: nnx.State, which: Literal["last", "best"]) -> nnx.State:
     folder = run.weights / stretch / "checkpoints"
     if not folder.is_dir():
         raise InputError(
@@ -346,20 +407,27 @@ def _load(run: Run, stretch: str, fresh: nnx.State, which: Literal["last", "best
     return load_parameters(folder, jax.eval_shape(lambda: fresh), which)
 
 
-def _fingerprint(settings: str, *trees) -> str:
+def model_file(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A file that belongs to a model: in its folder, or else in the checkpoints of its classifier."""
+    path = folder / name
+    return path if path.is_file() else kept_file(folder / "train" / "checkpoints", name) or path
+
+
+def fingerprint(settings: str, *trees) -> str:
+    """SHA-256 of these settings and of the bytes of all arrays."""
     digest = hashlib.sha256(settings.encode())
     for leaf in jax.tree.leaves(trees):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 
 
-def load_feature_statistics(run: Run) -> FeatureStatistics:
+def load_feature_statistics(run: Trained) -> FeatureStatistics:
     """The statistics that the features of the run's model were standardised by.
 
     Raises:
       InputError: they are not there.
     """
-    path = run.weights / FEATURE_STATISTICS
+    path = model_file(run.weights, FEATURE_STATISTICS)
     if not path.is_file():
         raise InputError(f"{path}: not there; `bdgf features` with the config and workdir of the model makes it.")
     levels = run.config.features.levels

@@ -2,7 +2,7 @@
 
 The folder holds what the model needs and nothing else of its run, under the same names: `config.json`, `scene.json`
 (statistics, band names, class table), the feature statistics, and one checkpoint of each stage. So the workdir of a run
-is such a folder too.
+is such a folder too. The checkpoints of a training hold copies of these files, and count where the files are gone.
 """
 
 import copy
@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 import shutil
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.export
@@ -29,10 +29,36 @@ from bdgf_jax.scenes.scene import UNLABELLED, LandCover, Scene, check_modalities
 from bdgf_jax.scenes.statistics import BandTransform
 from bdgf_jax.training.listing import list_checkpoints
 
-RECORDS = ("config.json", "scene.json")
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What the selective scan's kernels are compiled to; only the jax that wrote them is sure to read them.
 KERNELS = ("__gpu$xla.gpu.triton", "mosaic_gpu_v2")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model, apart from any scene.
+
+    Args:
+      config: as it was trained with, but for the sections `scene` and `predict`, which say what is mapped and how.
+      weights: the folder that its checkpoints lie in.
+      transforms: statistics of its modalities, in its order.
+      classes: the class table.
+    """
+
+    config: Config
+    weights: pathlib.Path
+    transforms: dict[str, BandTransform]
+    classes: tuple[LandCover, ...]
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each modality as the networks see it."""
+        return {name: transform.projection.shape[1] for name, transform in self.transforms.items()}
+
+    @property
+    def used(self) -> Literal["last", "best"]:
+        """Which of the classifier's checkpoints is used."""
+        return "best"
 
 
 def export_model(run: Run, folder: pathlib.Path) -> None:
@@ -48,7 +74,7 @@ def export_model(run: Run, folder: pathlib.Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    needed: list[str] = [*RECORDS]
+    needed: list[str] = [*mapping.RECORDS]
     if run.config.features.source != "none":
         needed.append(mapping.FEATURE_STATISTICS)
     needed.append(_chosen(run, "train", "best"))
@@ -102,12 +128,27 @@ def open_model(folder: pathlib.Path, config: Config, workdir: pathlib.Path, *, f
     Raises:
       InputError: the folder holds no model, or one that files guide; modalities or bands are not the scene's, by name.
     """
-    records = {name: read_json(folder / name) for name in RECORDS}
+    if folder.resolve() == workdir.resolve():
+        raise InputError(f"--workdir {workdir} is the model's own folder; name another one for the maps.")
+    model = read_model(folder, config)
+    scene = _as_the_model_knows_it(load_scene(config.scene), model)
+    return open_run(model.config, workdir, scene, force=force, transforms=model.transforms, model=folder)
+
+
+def read_model(folder: pathlib.Path, config: Config) -> Model:
+    """What a folder says of the model in it.
+
+    Args:
+      folder: of the model, or the workdir of a run.
+      config: its `scene` and `predict` sections take the place of the model's.
+
+    Raises:
+      InputError: the folder holds no model, or one that files guide.
+    """
+    records = {name: read_json(mapping.model_file(folder, name)) for name in mapping.RECORDS}
     for name, record in records.items():
         if not record:
             raise InputError(f"--model {folder}: holds no {name}, so it is no model; `bdgf export` writes one.")
-    if folder.resolve() == workdir.resolve():
-        raise InputError(f"--workdir {workdir} is the model's own folder; name another one for the maps.")
     resolved = ml_collections.ConfigDict(_tuples(records["config.json"]["config"]))
     _check_portable(resolved, f"--model {folder}")
     resolved.scene, resolved.predict = copy.deepcopy(config.scene), copy.deepcopy(config.predict)
@@ -115,8 +156,7 @@ def open_model(folder: pathlib.Path, config: Config, workdir: pathlib.Path, *, f
     transforms = {
         name: BandTransform.from_dict(modality["statistics"]) for name, modality in described["modalities"].items()
     }
-    scene = _as_the_model_knows_it(load_scene(resolved.scene), transforms, described)
-    return open_run(resolved, workdir, scene, force=force, transforms=transforms, model=folder)
+    return Model(resolved, folder, transforms, tuple(LandCover(**cover) for cover in described["classes"]))
 
 
 def _check_portable(config: Config, what: str) -> None:
@@ -127,7 +167,8 @@ def _check_portable(config: Config, what: str) -> None:
         )
 
 
-def _as_the_model_knows_it(scene: Scene, transforms: dict[str, BandTransform], described: dict[str, Any]) -> Scene:
+def _as_the_model_knows_it(scene: Scene, model: Model) -> Scene:
+    transforms = model.transforms
     check_modalities(transforms, scene.modalities)
     # The order of a JSON object is the model's order of modalities.
     modalities = {name: scene.modalities[name] for name in transforms}
@@ -138,7 +179,7 @@ def _as_the_model_knows_it(scene: Scene, transforms: dict[str, BandTransform], d
     return dataclasses.replace(
         scene,
         modalities=modalities,
-        classes=tuple(LandCover(**cover) for cover in described["classes"]),
+        classes=model.classes,
         labels=np.full(scene.shape, UNLABELLED, np.int32),
         masks=empty_masks(scene.shape),
         findings=(*scene.findings, *findings),

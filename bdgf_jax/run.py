@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float
 from numpy import ndarray
@@ -14,7 +14,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.drift import find_drift
 from bdgf_jax.scenes.inspection import inspect_scene, refuse_errors
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Finding, Modality, Scene, check_modalities
+from bdgf_jax.scenes.scene import Finding, LandCover, Modality, Scene, check_modalities
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
 from bdgf_jax.training.distributed import is_first
 from bdgf_jax.versions import versions
@@ -43,6 +43,16 @@ class Run:
     def channels(self) -> dict[str, int]:
         """Channels of each modality as the models see it."""
         return {name: image.shape[-1] for name, image in self.images.items()}
+
+    @property
+    def classes(self) -> tuple[LandCover, ...]:
+        """The class table."""
+        return self.scene.classes
+
+    @property
+    def used(self) -> Literal["last", "best"]:
+        """Which of the classifier's checkpoints is used: the best one where that is known."""
+        return "best" if self.watched or self.model else "last"
 
     @property
     def valid(self) -> dict[str, Bool[ndarray, "h w"]]:
@@ -77,12 +87,12 @@ def open_run(
     Raises:
       InputError: the workdir cannot be written or holds a run of another configuration; the scene cannot be used.
     """
-    _check_workdir(config, workdir, force=force)
+    check_workdir(config, workdir, force=force)
     scene = load_scene(config.scene) if scene is None else scene
     findings = inspect_scene(scene, patch=config.classifier.patch)
     refuse_errors(findings)
     transforms = _transforms(config, workdir, scene) if transforms is None else transforms
-    images = {name: _transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
+    images = {name: transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
     if config.pretrain.corpus:
         findings = [*findings, *find_drift(scene.modalities, transforms)]
     workdir.mkdir(parents=True, exist_ok=True)
@@ -148,7 +158,12 @@ def _corpus_transforms(config: Config, scene: Scene) -> dict[str, BandTransform]
     return {name: transforms[name] for name in scene.modalities}
 
 
-def _transformed(name: str, transform: BandTransform, modality: Modality) -> Float[ndarray, "h w _"]:
+def transformed(name: str, transform: BandTransform, modality: Modality) -> Float[ndarray, "h w _"]:
+    """A modality as the models see it.
+
+    Raises:
+      InputError: its bands are not the transform's.
+    """
     try:
         return apply_band_transform(transform, modality)
     except InputError as error:
@@ -187,7 +202,12 @@ def check_writable(workdir: pathlib.Path) -> None:
         raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}).") from error
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path, *, force: bool) -> None:
+def check_workdir(config: Config, workdir: pathlib.Path, *, force: bool) -> None:
+    """Makes the workdir.
+
+    Raises:
+      InputError: it cannot be written, or holds a run of another configuration and `force` is not given.
+    """
     check_writable(workdir)
     before = read_json(workdir / "config.json").get("config")
     if before is None:

@@ -164,6 +164,9 @@ def get_config(size: str = "") -> Any:
         {
             "stride": 1,  # distance between the patches of a map, at most classifier.centre
             "batch_size": 256,
+            # side of the windows that the scene is read, mapped and written in, a multiple of features.tile, so that it
+            # may be larger than memory; 0 = in one piece
+            "tile": 0,
             "branches": (),  # those to compute, alone or together; empty = all that were trained
             "probabilities": False,  # write probabilities.tif too
         }

@@ -25,7 +25,7 @@ def mapped(workdir, looks):
     config.update_from_flattened_dict(SHORT | {"evaluate.literature_protocol": looks})
     run = open_run(config, workdir)
     fitting.train(run, ())
-    mapping.write_maps(run, mapping.predict(run, ()), with_probabilities=False)
+    mapping.write_maps(run, mapping.predict(run, ()))
     return run, mapping.evaluate(run)
 
 

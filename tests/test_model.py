@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -69,6 +70,19 @@ def test_another_scene_is_seen_through_the_models_statistics(trained, tmp_path):
     arrays, others = (np.load(path / "features" / "statistics.npz") for path in (tmp_path, folder))
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], others[name])
+
+
+def test_checkpoints_alone_are_a_model(trained, tmp_path):
+    run, _ = trained
+    with rasterio.open(run / "map.tif") as file:
+        expected = file.read(1)
+    for stretch in ("pretrain", "train"):
+        shutil.copytree(run / stretch / "checkpoints", tmp_path / "model" / stretch / "checkpoints")
+    np.testing.assert_array_equal(predict(tmp_path / "model", tmp_path / "maps"), expected)
+    (step,) = (tmp_path / "model" / "train" / "checkpoints").glob("*[0-9]")
+    (step / "scene.json").write_text((step / "scene.json").read_text().replace("height", "depth"))
+    with pytest.raises(InputError, match=r"holds no config\.json, so it is no model"):
+        open_model(tmp_path / "model", configuration.load("demo:tiny"), tmp_path / "maps")
 
 
 def altered(monkeypatch, change):

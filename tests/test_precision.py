@@ -59,8 +59,7 @@ def build_classifier(dtype, **changes):
     make = lambda: GuidedClassifier(
         config.classifier,
         modalities=CHANNELS,
-        guidance=LEVELS,
-        timesteps=TIMESTEPS,
+        guidance=[(TIMESTEPS, channels) for channels in LEVELS],
         classes=CLASSES,
         rngs=nnx.Rngs(KEY),
     )

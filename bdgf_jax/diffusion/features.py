@@ -1,6 +1,7 @@
 """Diffusion features: what the frozen DDPM knows of every pixel of a scene, computed once, by overlapping tiles."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32
+from jax.extend.random import threefry_2x32
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from bdgf_jax.diffusion.schedule import NoiseSchedule, add_noise
 from bdgf_jax.errors import InputError
@@ -17,20 +19,55 @@ Level = Float[np.ndarray, "h w _ _"]
 
 
 def noise_field(
-    images: Mapping[str, Float[Array, "h w _"]], seed: int, draws: int
+    channels: Mapping[str, int],
+    seed: int,
+    draws: int,
+    rows: Int[np.ndarray, " h"],
+    columns: Int[np.ndarray, " w"],
+    *,
+    width: int,
 ) -> dict[str, Float[Array, "h w r _"]]:
-    """Fixed draws of noise for the whole scene, so that a pixel's features do not depend on the tile that it lies in.
+    """Fixed draws of noise at these rows and columns of a scene: they depend on the pixel's place in it and on nothing
+    else, so that its features do not depend on the tile, or the window of the scene, that it lies in.
+
+    They are those that `jax.random.normal` gives for the whole scene at once, (height, width, draws, channels): its
+    i-th number is made from a hash (threefry) of i and the key.
+
+    Args:
+      channels: of each modality.
+      seed: of the noise.
+      draws: at each pixel.
+      rows: in the scene, in any order, and
+      columns: likewise.
+      width: of the scene, in pixels.
 
     Raises:
       InputError: if there is not one draw.
     """
     if draws < 1:
         raise InputError(f"features.draws must be 1 or more, got {draws}.")
-    key = jax.random.key(seed)
-    shape = lambda image: (*image.shape[:2], draws, image.shape[-1])
-    return {
-        n: jax.random.normal(jax.random.fold_in(key, i), shape(image)) for i, (n, image) in enumerate(images.items())
-    }
+    key = jax.random.key(seed, impl="threefry2x32")
+    pixels = rows.astype(np.uint64)[:, None] * np.uint64(width) + columns.astype(np.uint64)[None, :]
+    noise = {}
+    for index, (name, count) in enumerate(channels.items()):
+        first = pixels * np.uint64(draws * count)
+        counter = (first >> np.uint64(32)).astype(np.uint32), first.astype(np.uint32)
+        noise[name] = _normal_at(jax.random.key_data(jax.random.fold_in(key, index)), *counter, draws, count)
+    return noise
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _normal_at(key_data, high, low, draws: int, count: int):
+    """The normal numbers from a 64-bit counter on, draws × count of them; each step is that of `jax.random.normal`."""
+    offsets = jnp.arange(draws * count, dtype=jnp.uint32).reshape(1, 1, draws, count)
+    lows = low[..., None, None] + offsets
+    highs = high[..., None, None] + (lows < offsets).astype(jnp.uint32)
+    hashed = threefry_2x32(key_data, jnp.stack([highs, lows]))
+    mantissas = (hashed[0] ^ hashed[1]) >> np.uint32(9)
+    from_one_to_two = jax.lax.bitcast_convert_type(mantissas | np.float32(1.0).view(np.uint32), jnp.float32)
+    lowest = np.nextafter(np.float32(-1.0), np.float32(0.0))
+    uniform = jnp.maximum(lowest, (from_one_to_two - 1.0) * (np.float32(1.0) - lowest) + lowest)
+    return np.float32(np.sqrt(2.0)) * jax.lax.erf_inv(uniform)
 
 
 def tile_activations(

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import rasterio
 import rasterio.shutil
 from jaxtyping import Shaped
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window
 
 from bdgf_jax.scenes.scene import Georeference
 
@@ -19,51 +21,92 @@ from bdgf_jax.scenes.scene import Georeference
 LAYOUT = {"compress": "DEFLATE", "overview_resampling": "NEAREST", "bigtiff": "IF_SAFER"}
 
 
+# Of GDAL's cache of blocks, which would else grow to a share of the machine's memory.
+CACHE_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Bands:
+    """What the bands of a file hold.
+
+    Args:
+      descriptions: a name for each band.
+      dtype: of their values.
+      nodata: the value that stands for no data.
+      colours: of values of the only band, (red, green, blue, alpha), each up to 255.
+    """
+
+    descriptions: tuple[str, ...]
+    dtype: str
+    nodata: int
+    colours: Mapping[int, tuple[int, ...]] | None = None
+
+
 def write_geotiff(
-    path: Path,
-    layers: Shaped[np.ndarray, "h w n"],
-    *,
-    descriptions: Sequence[str],
-    nodata: int,
-    georeference: Georeference | None,
-    colours: Mapping[int, tuple[int, ...]] | None = None,
+    path: Path, layers: Shaped[np.ndarray, "h w n"], bands: Bands, georeference: Georeference | None
 ) -> None:
     """Writes one band a layer; the file takes its name only once it is whole.
-
-    GDAL makes such a file from another one, since its order is known only in the end: an uncompressed one beside it,
-    which is removed again.
 
     Args:
       path: of the file.
       layers: its bands, last.
-      descriptions: a name for each band.
-      nodata: the value that stands for no data.
+      bands: what they hold.
       georeference: where it lies, None for bare pixels.
-      colours: of values of the only band, (red, green, blue, alpha), each up to 255.
     """
-    height, width, bands = layers.shape
+    try:
+        begin_geotiff(path, layers.shape[:2], bands, georeference)
+        write_window(path, layers, 0, 0)
+        finish_geotiff(path)
+    finally:
+        plain_file(path).unlink(missing_ok=True)
+
+
+def plain_file(path: Path) -> Path:
+    """The uncompressed file beside it that it is made from, since GDAL knows the order of its parts only in the end."""
+    return path.with_name(path.name + ".plain")
+
+
+def begin_geotiff(path: Path, shape: tuple[int, int], bands: Bands, georeference: Georeference | None) -> None:
+    """Writes the plain file of a GeoTIFF, of which every pixel holds no data yet.
+
+    All of its blocks have their places from the beginning: windows are written into it where they belong, so a program
+    that is killed spoils no window but the one that it was writing.
+    """
     place: dict[str, Any] = {}
     if georeference is not None:
         place = {"transform": rasterio.Affine(*georeference.transform), "crs": georeference.crs}
-    with _unfinished(path, ".plain") as plain, _unfinished(path, ".unfinished") as unfinished:
-        shape = {"height": height, "width": width, "count": bands, "dtype": layers.dtype, "nodata": nodata}
-        layout = {"tiled": True, "interleave": "band", "bigtiff": LAYOUT["bigtiff"]}
-        with rasterio.open(plain, "w", driver="GTiff", **shape, **layout, **place) as file:
-            for band, description in enumerate(descriptions, start=1):
-                file.write(layers[..., band - 1], band)
-                file.set_band_description(band, description)
-            if colours is not None:
-                file.write_colormap(1, colours)
-        rasterio.shutil.copy(plain, unfinished, driver="COG", **LAYOUT)
+    layout = {"tiled": True, "interleave": "band", "bigtiff": LAYOUT["bigtiff"]}
+    size = {"height": shape[0], "width": shape[1], "count": len(bands.descriptions)}
+    values = {"dtype": bands.dtype, "nodata": bands.nodata}
+    with _quiet(), rasterio.open(plain_file(path), "w", driver="GTiff", **size, **values, **layout, **place) as file:
+        for band, description in enumerate(bands.descriptions, start=1):
+            file.set_band_description(band, description)
+        if bands.colours is not None:
+            file.write_colormap(1, bands.colours)
+
+
+def write_window(path: Path, layers: Shaped[np.ndarray, "h w n"], row: int, column: int) -> None:
+    """Writes a window into the plain file of a GeoTIFF, its upper left pixel at this row and column."""
+    height, width, _ = layers.shape
+    window = Window(column, row, width, height)  # type: ignore[reportCallIssue]
+    with _quiet(), rasterio.open(plain_file(path), "r+") as file:
+        file.write(np.moveaxis(layers, -1, 0), window=window)
+
+
+def finish_geotiff(path: Path) -> None:
+    """Makes the GeoTIFF from its plain file, which is removed."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        with _quiet():
+            rasterio.shutil.copy(plain_file(path), unfinished, driver="COG", **LAYOUT)
         os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    plain_file(path).unlink()
 
 
 @contextlib.contextmanager
-def _unfinished(path: Path, suffix: str) -> Iterator[Path]:
-    partial = path.with_name(path.name + suffix)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield partial
-    finally:
-        partial.unlink(missing_ok=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield

@@ -1,22 +1,26 @@
 """Maps as GeoTIFF: classes with colours and names, confidence, disagreement, probabilities; and back."""
 
+import contextlib
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.windows import Window
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.class_tables import names_file, read_names, write_names, write_qgis_style
-from bdgf_jax.evaluation.geotiff import write_geotiff
+from bdgf_jax.evaluation.geotiff import Bands, write_geotiff
+from bdgf_jax.evaluation.pictures import thinning
 from bdgf_jax.scenes.scene import Georeference, LandCover, Scene
 
 NODATA_CLASS = 0
 NODATA_SHARE = -1
+STRIPE = 512  # rows read at a time
 
 
 def write_map(
@@ -33,20 +37,8 @@ def write_map(
     Raises:
       InputError: there are more classes than a byte can tell apart.
     """
-    if len(classes) > 255:
-        raise InputError(f"A map holds at most 255 classes, got {len(classes)}; merge some in scene.labels.")
-    colours = {NODATA_CLASS: (0, 0, 0, 0)}
-    colours |= {value: (*bytes.fromhex(cover.colour[1:]), 255) for value, cover in enumerate(classes, start=1)}
-    write_geotiff(
-        path,
-        (classes_of_pixels + 1).astype(np.uint8)[..., None],
-        descriptions=["land cover"],
-        nodata=NODATA_CLASS,
-        georeference=georeference,
-        colours=colours,
-    )
-    write_names(path, ["no data", *(cover.name for cover in classes)])
-    write_qgis_style(path, classes)
+    write_geotiff(path, map_layer(classes_of_pixels), map_bands(classes), georeference)
+    write_legend(path, classes)
 
 
 def write_shares(
@@ -57,8 +49,41 @@ def write_shares(
     georeference: Georeference | None,
 ) -> None:
     """Writes probabilities, or other shares, as float32 bands with these names, nodata (-1) where not valid."""
-    layers = np.where(valid[..., None], shares, NODATA_SHARE).astype(np.float32)
-    write_geotiff(path, layers, descriptions=descriptions, nodata=NODATA_SHARE, georeference=georeference)
+    write_geotiff(path, share_layers(shares, valid), share_bands(descriptions), georeference)
+
+
+def map_bands(classes: Sequence[LandCover]) -> Bands:
+    """The band of a map, with the classes' colours.
+
+    Raises:
+      InputError: there are more classes than a byte can tell apart.
+    """
+    if len(classes) > 255:
+        raise InputError(f"A map holds at most 255 classes, got {len(classes)}; merge some in scene.labels.")
+    colours = {NODATA_CLASS: (0, 0, 0, 0)}
+    colours |= {value: (*bytes.fromhex(cover.colour[1:]), 255) for value, cover in enumerate(classes, start=1)}
+    return Bands(("land cover",), "uint8", NODATA_CLASS, colours)
+
+
+def map_layer(classes_of_pixels: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
+    """Class indices, -1 for no data, as a map stores them."""
+    return (classes_of_pixels + 1).astype(np.uint8)[..., None]
+
+
+def share_bands(descriptions: Sequence[str]) -> Bands:
+    """Bands of shares with these names."""
+    return Bands(tuple(descriptions), "float32", NODATA_SHARE)
+
+
+def share_layers(shares: Float[np.ndarray, "h w n"], valid: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w n"]:
+    """Shares as their bands store them."""
+    return np.where(valid[..., None], shares, NODATA_SHARE).astype(np.float32)
+
+
+def write_legend(path: Path, classes: Sequence[LandCover]) -> None:
+    """Writes the class table beside a map: for GDAL, and for QGIS."""
+    write_names(path, ["no data", *(cover.name for cover in classes)])
+    write_qgis_style(path, classes)
 
 
 def read_shares(path: Path) -> Float[np.ndarray, "h w n"]:
@@ -68,10 +93,8 @@ def read_shares(path: Path) -> Float[np.ndarray, "h w n"]:
       InputError: the file cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                return np.moveaxis(file.read(), 0, -1)
+        with _quiet(), rasterio.open(path) as file:
+            return np.moveaxis(file.read(), 0, -1)
     except RasterioIOError as error:
         raise InputError(f"{path}: cannot be read ({error}). `bdgf predict` writes it anew.") from None
 
@@ -83,13 +106,11 @@ def read_map(path: Path) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...],
       InputError: the file cannot be read, or is not a map with a colour table and class names.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                values = file.read(1)
-                colours = file.colormap(1)
-                crs = file.crs.to_wkt() if file.crs else None
-                transform = file.transform
+        with _quiet(), rasterio.open(path) as file:
+            values = file.read(1)
+            colours = file.colormap(1)
+            crs = file.crs.to_wkt() if file.crs else None
+            transform = file.transform
         names = read_names(path)
     except (RasterioIOError, OSError, ElementTree.ParseError, ValueError) as error:
         raise InputError(
@@ -106,6 +127,27 @@ def read_map(path: Path) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...],
         )
     georeference = None if crs is None and transform.is_identity else Georeference(crs, tuple(transform)[:6])
     return values.astype(np.int32) - 1, classes, georeference
+
+
+def survey_map(path: Path, classes: int) -> tuple[Int[np.ndarray, "_ _"], Int[np.ndarray, " k"]]:
+    """A map that `write_map` wrote, thinned for a picture, and the pixels of each class; no more than a stripe of it is
+    held at once."""
+    with _quiet(), rasterio.open(path) as file:
+        height, width = file.shape
+        step, counts, rows = thinning(file.shape), np.zeros(classes + 1, np.int64), []
+        for top in range(0, height, STRIPE):
+            window = Window(0, top, width, min(STRIPE, height - top))  # type: ignore[reportCallIssue]
+            values = file.read(1, window=window)
+            counts += np.bincount(values.ravel(), minlength=classes + 1)
+            rows.append(values[-top % step :: step, ::step])
+    return np.concatenate(rows).astype(np.int32) - 1, counts[1:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def read_map_of(scene: Scene, path: Path) -> Int[np.ndarray, "h w"]:

@@ -23,8 +23,13 @@ DISAGREEMENT_COLOURS = matplotlib.colormaps["magma_r"]
 
 def thinned(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "_ _ *c"]:
     """Every nth row and column, so that neither side of a picture is longer than `LARGEST_SIDE` pixels."""
-    step = -(-max(array.shape[:2]) // LARGEST_SIDE)
+    step = thinning(array.shape[:2])
     return array[::step, ::step]
+
+
+def thinning(shape: tuple[int, ...]) -> int:
+    """Of how many rows and columns one is shown."""
+    return -(-max(shape) // LARGEST_SIDE)
 
 
 def class_picture(values: Int[np.ndarray, "h w"], classes: Sequence[LandCover]) -> UInt8[np.ndarray, "h w 4"]:

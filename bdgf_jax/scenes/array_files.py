@@ -17,7 +17,7 @@ BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, Memory
 BROKEN_ARCHIVE = (*BROKEN, zipfile.BadZipFile, zlib.error)
 
 
-def read_array_file(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
+def read_array_file(path: Path, key: str, *, mapped: bool = False) -> Shaped[np.ndarray, "..."]:
     """Reads one variable, in the axis order in which its author wrote it.
 
     MATLAB v7.3 is HDF5 with the axes reversed (column-major data in a row-major file), which is undone here; plain HDF5
@@ -26,13 +26,14 @@ def read_array_file(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
     Args:
       path: the file.
       key: the variable; may be empty where the file holds only one numeric array.
+      mapped: leaves what can be mapped into memory, which is .npy, on disk.
 
     Raises:
       InputError: where the file cannot be read as what its suffix says, holds objects, or no such variable.
     """
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return _read_npy(path)
+        return _read_npy(path, mapped=mapped)
     if suffix == ".npz":
         return _read_npz(path, key)
     if h5py.is_hdf5(path):
@@ -42,13 +43,14 @@ def read_array_file(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
     raise InputError(f"{path} is no HDF5 file, though its name says so; it may be cut short or renamed.")
 
 
-def _read_npy(path: Path) -> Shaped[np.ndarray, "..."]:
+def _read_npy(path: Path, *, mapped: bool) -> Shaped[np.ndarray, "..."]:
     try:
         with path.open("rb") as file:
             shape, dtype = _npy_header(file)
         _refuse_objects(path, "", dtype)
-        refuse_beyond_memory(path, shape, dtype)
-        return np.load(path, allow_pickle=False)
+        if not mapped:
+            refuse_beyond_memory(path, shape, dtype)
+        return np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
     except InputError:
         raise
     except BROKEN as error:

@@ -1,6 +1,6 @@
 """The files that a configuration names, read onto the scene's grid: images, labels and masks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -66,7 +66,7 @@ class FileContents:
     def image(self, name: str, options: Mapping[str, Any], onto: Grid | None) -> Raster:
         """Reads the file of a modality."""
         return read_raster(
-            self._path(options["file"]),
+            self.path(options["file"]),
             key=options.get("key", ""),
             bands=tuple(options.get("bands", ())),
             nodata=options.get("nodata"),
@@ -76,7 +76,7 @@ class FileContents:
     def labels(self, grid: Grid) -> LabelValues | None:
         """Reads the label image or polygons, or where there are none, training and test images that hold classes."""
         options, names = self.config.labels, names_by_value(self.config)
-        path = self._path(options.file)
+        path = self.path(options.file)
         if options.file and is_vector(path):
             values, valid, names, findings = burn_polygons(
                 path, grid, attribute=options.attribute, layer=options.layer, names=names
@@ -98,7 +98,7 @@ class FileContents:
         file, key = self.config.split[f"{name}_file"], self.config.split[f"{name}_key"]
         if not file:
             return None
-        path = self._path(file)
+        path = self.path(file)
         if path.suffix.lower() in ARRAY_SUFFIXES:
             values = read_array(path, key=key)
             if values.ndim == 2 and values.shape[1] == 2 and values.shape != grid.shape:
@@ -108,20 +108,26 @@ class FileContents:
 
     def sources(self) -> tuple[Source, ...]:
         """Describes every file and those beside it that belong to it."""
-        paths = []
-        for path in self.files():
-            paths += [path, *(side for side in map(path.with_suffix, SIDE_FILES) if side.is_file() and side != path)]
-        return tuple(describe_source(path) for path in dict.fromkeys(paths))
+        return tuple(describe_source(path) for path in with_side_files(self.files()))
 
     def files(self) -> list[Path]:
         """Every file that the configuration names, once."""
         files = [options.file for options in self.config.modalities.values()] + [self.config.labels.file]
         if self.config.split.kind == "masks":
             files += [self.config.split.train_file, self.config.split.test_file]
-        return [self._path(file) for file in dict.fromkeys(files) if file]
+        return [self.path(file) for file in dict.fromkeys(files) if file]
 
-    def _path(self, file: str) -> Path:
+    def path(self, file: str) -> Path:
+        """Where a file of the configuration lies."""
         return Path(self.config.folder).expanduser() / Path(file).expanduser()
+
+
+def with_side_files(paths: Iterable[Path]) -> list[Path]:
+    """The files, each once, and those beside them that belong to them."""
+    found = []
+    for path in paths:
+        found += [path, *(side for side in map(path.with_suffix, SIDE_FILES) if side.is_file() and side != path)]
+    return list(dict.fromkeys(found))
 
 
 def names_by_value(config: Any) -> dict[str, str]:

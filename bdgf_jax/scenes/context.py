@@ -12,6 +12,8 @@ from jaxtyping import Float, Float32
 from scipy.ndimage import uniform_filter
 from skimage.morphology import dilation, disk, erosion, reconstruction
 
+Window = tuple[slice, ...]
+
 BLOCK = 256  # side of the blocks of a fixed grid that maps are computed in, so that large scenes need no more memory …
 MARGIN = 64  # … with this many pixels round each, since a reconstruction may reach any distance
 
@@ -23,7 +25,7 @@ def context_maps(
     radii: Sequence[int],
     windows: Sequence[int],
 ) -> Float32[np.ndarray, "h w c"]:
-    """Profiles and window statistics of each modality's first channels, side by side.
+    """Profiles and window statistics of each modality's first channels, side by side, for a whole scene.
 
     Args:
       images: modalities as the models see them; whitened, their first channels are their leading components.
@@ -31,25 +33,49 @@ def context_maps(
       radii: of the disks, see `morphological_profile`.
       windows: sides of the windows, see `local_statistics`.
     """
+    height, width = next(iter(images.values())).shape[:2]
+    rows = []
+    for row in range(0, height, BLOCK):
+        blocks = []
+        for column in range(0, width, BLOCK):
+            seen, inside = surroundings((row, column), (height, width))
+            part = {name: image[seen] for name, image in images.items()}
+            blocks.append(block_maps(part, inside, components=components, radii=radii, windows=windows))
+        rows.append(np.concatenate(blocks, axis=1))
+    return np.concatenate(rows, axis=0)
+
+
+def surroundings(corner: tuple[int, int], shape: tuple[int, int]) -> tuple[Window, Window]:
+    """What is read to compute a block: the window of the scene, and the block's place in that window.
+
+    Args:
+      corner: row and column of the block's upper left pixel, multiples of `BLOCK`.
+      shape: rows and columns of the scene.
+    """
+    first = [max(start - MARGIN, 0) for start in corner]
+    seen = tuple(slice(begin, min(at + BLOCK + MARGIN, n)) for begin, at, n in zip(first, corner, shape))
+    inside = tuple(slice(at - begin, min(at + BLOCK, n) - begin) for begin, at, n in zip(first, corner, shape))
+    return seen, inside
+
+
+def block_maps(
+    images: Mapping[str, Float[np.ndarray, "h w _"]],
+    inside: Window,
+    *,
+    components: int,
+    radii: Sequence[int],
+    windows: Sequence[int],
+) -> Float32[np.ndarray, "H W c"]:
+    """The maps of one block, from images of its surroundings; all else as of `context_maps`."""
     channels = [image[..., index] for image in images.values() for index in range(min(components, image.shape[-1]))]
-    per_channel = 2 * (len(radii) + len(windows))
-    height, width = channels[0].shape
-    maps = np.empty((height, width, per_channel * len(channels)), np.float32)
 
-    def fill(place: tuple[int, int, int]) -> None:
-        index, row, column = place
-        top, left = max(row - MARGIN, 0), max(column - MARGIN, 0)
-        image = channels[index][top : row + BLOCK + MARGIN, left : column + BLOCK + MARGIN]
-        image = np.ascontiguousarray(image, np.float32)
-        target = maps[row : row + BLOCK, column : column + BLOCK, index * per_channel :]
-        inside = slice(row - top, row - top + target.shape[0]), slice(column - left, column - left + target.shape[1])
-        for number, found in enumerate([*morphological_profile(image, radii), *local_statistics(image, windows)]):
-            target[..., number] = found[inside]
+    def maps_of(channel: Float[np.ndarray, "h w"]) -> list[Float32[np.ndarray, "H W"]]:
+        image = np.ascontiguousarray(channel, np.float32)
+        found = [*morphological_profile(image, radii), *local_statistics(image, windows)]
+        return [one[inside].astype(np.float32) for one in found]
 
-    blocks = [(row, column) for row in range(0, height, BLOCK) for column in range(0, width, BLOCK)]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(fill, [(index, *block) for index in range(len(channels)) for block in blocks]))
-    return maps
+        return np.stack([one for of_channel in pool.map(maps_of, channels) for one in of_channel], axis=-1)
 
 
 def morphological_profile(image: Float[np.ndarray, "h w"], radii: Sequence[int]) -> Iterator[Float[np.ndarray, "h w"]]:

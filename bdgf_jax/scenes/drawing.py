@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from bdgf_jax.scenes.grids import Grid
-from bdgf_jax.scenes.ground import metres_per_pixel
+from bdgf_jax.scenes.ground import Placed, metres_per_pixel
 from bdgf_jax.scenes.rendering import render_modality
 from bdgf_jax.scenes.scene import MASK_NAMES, UNLABELLED, Scene, class_counts
 from bdgf_jax.scenes.splits import within_reach
@@ -55,7 +55,7 @@ def paint_labels(scene: Scene, backdrop: Float[np.ndarray, "h w 3"] | None = Non
     return picture
 
 
-def draw_scale_bar(axis: Axes, scene: Scene) -> None:
+def draw_scale_bar(axis: Axes, scene: Placed) -> None:
     """Draws a bar of a round length, at most a third of the scene, where it is known how large a pixel is."""
     pixel = metres_per_pixel(scene)
     if pixel is None:

@@ -1,8 +1,10 @@
 """GeoTIFF and ENVI images through rasterio."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -23,7 +25,11 @@ LARGE_BYTES = 2**26  # from here on a file without tiles is worth a word
 
 
 def read_georeferenced_file(
-    path: Path, bands: Sequence[int] = (), onto: Grid | None = None, overviews: bool = True
+    path: Path,
+    bands: Sequence[int] = (),
+    onto: Grid | None = None,
+    overviews: bool = True,
+    window: tuple[slice, slice] | None = None,
 ) -> Raster:
     """Reads a GeoTIFF or ENVI image with its band names, wavelengths, nodata and place.
 
@@ -35,24 +41,44 @@ def read_georeferenced_file(
       onto: a grid that the image will be resampled onto. Of a geo-referenced image no more is read than it needs: the
         rows and columns that it covers, from the coarsest overview that is not coarser than it.
       overviews: whether they may stand in for the pixels.
+      window: rows and columns that are read, in place of `onto`; inside the image, with both ends given.
 
     Raises:
       InputError: where the file is neither, or is cut short or damaged, or lacks a band.
     """
+    with _opened(path) as dataset:
+        level = _overview(dataset, onto) if overviews and window is None else None
+        storage = _storage(dataset)
+        if level is None:
+            return _read(
+                dataset, bands, _needed(dataset, onto) if window is None else Window.from_slices(*window), storage
+            )
+    with _opened(path, overview_level=level) as dataset:
+        remarks = [*storage, f"read from its overview {_size(dataset.shape)}."]
+        return _read(dataset, bands, _needed(dataset, onto), remarks)
+
+
+def georeferenced_grid(path: Path) -> Grid:
+    """Size and place of a GeoTIFF or ENVI image.
+
+    Raises:
+      InputError: as of `read_georeferenced_file`.
+    """
+    with _opened(path) as dataset:
+        return Grid(dataset.shape, _georeference(dataset))
+
+
+@contextmanager
+def _opened(path: Path, **options: Any) -> Iterator[rasterio.DatasetReader]:
     path = _envi_data_file(path)
     driver = _driver(path)
     # GDAL would otherwise leave a .properties file beside a gzip-compressed image, in a folder that is not ours.
     with rasterio.Env(CPL_VSIL_GZIP_WRITE_PROPERTIES="NO", GDAL_PAM_ENABLED="NO"):
         try:
-            with rasterio.open(path, driver=driver) as dataset:
+            with rasterio.open(path, driver=driver, **options) as dataset:
                 if driver == "ENVI":
                     _check_envi_size(path, dataset)
-                level = _overview(dataset, onto) if overviews else None
-                storage = _storage(dataset)
-                if level is None:
-                    return _read(path, dataset, bands, onto, storage)
-            with rasterio.open(path, driver=driver, overview_level=level) as dataset:
-                return _read(path, dataset, bands, onto, [*storage, f"read from its overview {_size(dataset.shape)}."])
+                yield dataset
         except InputError:
             raise
         # A ValueError is a number in the header that is none.
@@ -63,10 +89,10 @@ def read_georeferenced_file(
             ) from error
 
 
-def _read(path: Path, dataset, bands: Sequence[int], onto: Grid | None, remarks: list[str]) -> Raster:
+def _read(dataset, bands: Sequence[int], window: Window, remarks: list[str]) -> Raster:
+    path = Path(dataset.name)
     indices = list(check_bands(path, bands, dataset.count) or dataset.indexes)
     chosen = lambda of_file: tuple(of_file[index - 1] for index in indices)
-    window = _needed(dataset, onto)
     values, valid = _read_rows(path, dataset, indices, window)
     if values.shape[:2] != dataset.shape:
         rows, columns = window.toslices()
@@ -90,7 +116,8 @@ def _read(path: Path, dataset, bands: Sequence[int], onto: Grid | None, remarks:
 
 def _overview(dataset: rasterio.DatasetReader, onto: Grid | None) -> int | None:
     """The coarsest overview that is no coarser than the grid, None where the full resolution is needed."""
-    pitch = _pitch(dataset, onto)
+    # Rounding must not decide, else neighbouring windows of one scene would be read from different overviews.
+    pitch = _pitch(dataset, onto) * (1 + 1e-6)
     fitting = [level for level, factor in enumerate(dataset.overviews(1)) if factor <= pitch]
     return max(fitting, default=None)
 

@@ -39,6 +39,23 @@ class Grid:
         here = np.linalg.solve(_matrix(self.georeference), _matrix(other.georeference) @ corners)
         return bool(np.abs(here - corners).max() < SAME_PLACE_PIXELS)
 
+    def part(self, rows: slice, columns: slice) -> "Grid":
+        """The grid of some of the rows and columns, both ends given."""
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        if self.georeference is None:
+            return Grid(shape, None)
+        a, b, c, d, e, f = self.georeference.transform
+        corner = a * columns.start + b * rows.start + c, d * columns.start + e * rows.start + f
+        return Grid(shape, Georeference(self.georeference.crs, (a, b, corner[0], d, e, corner[1])))
+
+    def overlaps(self, other: "Grid") -> bool:
+        """Whether a geo-referenced grid may share some place with this one; surely not where it says no."""
+        outline = self.outline_on(other)
+        if not np.isfinite(outline).all():
+            return True
+        low, high = outline.min(axis=1), outline.max(axis=1)
+        return bool((high > 0).all() and (low < other.shape).all())
+
     def outline_on(self, other: "Grid") -> Float[np.ndarray, "2 n"]:
         """Rows and columns on another geo-referenced grid of points on this one's edges; may be infinite.
 
@@ -78,10 +95,7 @@ def resample(
     *,
     what: str,
 ) -> tuple[Shaped[np.ndarray, "H W c"], Shaped[np.ndarray, "H W"]]:
-    """Samples an image at the pixels of another grid.
-
-    Invalid pixels take no part in any weighted mean. A target pixel is valid where its centre falls on a valid source
-    pixel.
+    """Samples an image at the pixels of another grid, as `warp` does, which must lie in one place.
 
     Args:
       values: the image; float for every method but "nearest".
@@ -95,6 +109,18 @@ def resample(
       InputError: for an unknown method, for grids of different size where one has no geo-reference, and where they do
         not overlap.
     """
+    check_resampling(source, target, method, what=what)
+    sampled, covered = warp(values, valid, source, target, method)
+    if not covered.any():
+        raise InputError(
+            f"{what} ({source.describe()}) does not overlap the reference grid ({target.describe()}); check that the"
+            " files show one place, and their reference systems."
+        )
+    return sampled, covered
+
+
+def check_resampling(source: Grid, target: Grid, method: str, *, what: str) -> None:
+    """Raises an InputError where one of the grids has no geo-reference, or there is no such method."""
     if source.georeference is None or target.georeference is None:
         raise InputError(
             f"{what} is {source.describe()} pixels, the reference grid {target.describe()}: grids of different size can"
@@ -104,19 +130,27 @@ def resample(
     names = [entry.name for entry in Resampling if entry.name != "gauss"]
     if method not in names:
         raise InputError(f"scene.resampling is '{method}', expected one of {', '.join(names)}.")
+
+
+def warp(
+    values: Shaped[np.ndarray, "h w c"], valid: Shaped[np.ndarray, "h w"], source: Grid, target: Grid, method: str
+) -> tuple[Shaped[np.ndarray, "H W c"], Shaped[np.ndarray, "H W"]]:
+    """The image at the pixels of another grid, 0 where it is not valid, and where it is.
+
+    Invalid pixels take no part in any weighted mean. A target pixel is valid where its centre falls on a valid source
+    pixel. Both grids are geo-referenced; that of the target may lie elsewhere.
+    """
+    assert source.georeference is not None
+    assert target.georeference is not None
     place = {
         "src_transform": Affine(*source.georeference.transform),
         "dst_transform": Affine(*target.georeference.transform),
         **_reference_systems(source.georeference.crs, target.georeference.crs),
+        **_scales(source, target),
     }
     on_target = np.zeros(target.shape, np.uint8)
     reproject(valid.astype(np.uint8), on_target, resampling=Resampling.nearest, **place)
     covered = on_target > 0
-    if not covered.any():
-        raise InputError(
-            f"{what} ({source.describe()}) does not overlap the reference grid ({target.describe()}); check that the"
-            " files show one place, and their reference systems."
-        )
     bands = values.shape[2]
     sampled = np.zeros((*target.shape, bands), values.dtype)
     for start in range(0, bands, BANDS_AT_ONCE):
@@ -144,6 +178,15 @@ def short_crs(crs: str | None) -> str:
 def _matrix(georeference: Georeference) -> Float[np.ndarray, "3 3"]:
     """From column, row, 1 to x, y, 1."""
     return np.array([*georeference.transform, 0, 0, 1], np.float64).reshape(3, 3)
+
+
+def _scales(source: Grid, target: Grid) -> dict[str, str]:
+    """Target pixels a source pixel, for GDAL, which would guess them from how much of each it is given."""
+    upper, _, left, _ = np.split(target.outline_on(source), 4, axis=1)
+    length = lambda edge: float(np.hypot(*(edge[:, -1] - edge[:, 0])))
+    scales = target.shape[1] / length(upper), target.shape[0] / length(left)
+    # Rounded, so that every part of a scene is sampled alike.
+    return {name: f"{scale:.6g}" for name, scale in zip(("XSCALE", "YSCALE"), scales) if np.isfinite(scale)}
 
 
 def _same_crs(first: str | None, second: str | None) -> bool:

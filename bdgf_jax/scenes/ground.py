@@ -1,15 +1,32 @@
 """How large a pixel is on the ground."""
 
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from bdgf_jax.scenes.scene import Scene
+from bdgf_jax.scenes.scene import Georeference
 
 EARTH_RADIUS = 6_371_007.0  # metres, of the sphere with the same surface
 
 
-def metres_per_pixel(scene: Scene) -> float | None:
+@runtime_checkable
+class Placed(Protocol):
+    """A scene, or its grid."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        ...
+
+    @property
+    def georeference(self) -> Georeference | None:
+        """Where they lie."""
+        ...
+
+
+def metres_per_pixel(scene: Placed) -> float | None:
     """Width of a pixel, in the scene's middle if its grid is one of degrees; None without a place."""
     if scene.georeference is None or scene.georeference.crs is None:
         return None
@@ -24,7 +41,7 @@ def metres_per_pixel(scene: Scene) -> float | None:
     return float(np.deg2rad(width) * EARTH_RADIUS * np.cos(np.deg2rad(latitude)))
 
 
-def hectares_per_pixel(scene: Scene) -> float | None:
+def hectares_per_pixel(scene: Placed) -> float | None:
     """Area of a pixel where all have the same one, on a projected grid; None elsewhere."""
     if scene.georeference is None or scene.georeference.crs is None:
         return None

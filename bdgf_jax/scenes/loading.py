@@ -1,6 +1,6 @@
 """From the `scene` section of a configuration to a `Scene`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,7 @@ def load_scene(config: Any) -> Scene:
         scene = synthetic_scene(**config.synthetic)
         contents = None
     else:
-        fields = _modality_fields(config)
+        fields = modality_fields(config)
         contents = _contents(config)
         scene = _put_together(config, fields, contents)
     scene = replace(scene, name=config.name)
@@ -55,8 +55,12 @@ def _contents(config: Any) -> Contents:
     raise InputError(f"scene.source is '{config.source}', expected 'files', 'prepared' or 'synthetic'.")
 
 
-def _modality_fields(config: Any) -> dict[str, dict[str, Any]]:
-    """The fields of every modality."""
+def modality_fields(config: Any) -> dict[str, dict[str, Any]]:
+    """The fields of every modality.
+
+    Raises:
+      InputError: there are fewer than two modalities, or one is no set of fields.
+    """
     for name, options in config.modalities.items():
         if not isinstance(options, ConfigDict):
             raise InputError(
@@ -71,14 +75,12 @@ def _modality_fields(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def _put_together(config: Any, fields: dict[str, dict[str, Any]], contents: Contents) -> Scene:
-    reference = config.reference or next(iter(fields))
-    if reference not in fields:
-        raise InputError(f"scene.reference is '{reference}', expected one of scene.modalities: {list(fields)}.")
+    reference = reference_name(config, fields)
     findings: list[Finding] = []
     rasters = _read_rasters(contents, fields, reference, findings)
     if reference not in rasters:
         raise SceneErrors(findings)
-    grid, found = _reference_grid(reference, rasters)
+    grid, found = reference_grid(reference, rasters)
     findings += found
     modalities, labelled = {}, None
     for name in [name for name in fields if name in rasters]:
@@ -105,6 +107,18 @@ def _put_together(config: Any, fields: dict[str, dict[str, Any]], contents: Cont
     )
 
 
+def reference_name(config: Any, fields: Mapping[str, Any]) -> str:
+    """The modality whose grid is the scene's.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    reference = config.reference or next(iter(fields))
+    if reference not in fields:
+        raise InputError(f"scene.reference is '{reference}', expected one of scene.modalities: {list(fields)}.")
+    return reference
+
+
 def _read_rasters(
     contents: Contents, fields: dict[str, Any], reference: str, findings: list[Finding]
 ) -> dict[str, Raster]:
@@ -127,7 +141,8 @@ def _noting(subject: str, findings: list[Finding]) -> Iterator[None]:
         findings.append(Finding("error", subject, str(error)))
 
 
-def _reference_grid(reference: str, rasters: dict[str, Raster]) -> tuple[Grid, list[Finding]]:
+def reference_grid(reference: str, rasters: Mapping[str, Raster | Grid]) -> tuple[Grid, list[Finding]]:
+    """The scene's grid, and where its place comes from if not from the reference modality itself."""
     chosen = rasters[reference]
     if chosen.georeference is not None:
         return Grid(chosen.shape, chosen.georeference), []

@@ -1,14 +1,14 @@
 """From the raster in a file to a modality on the scene's grid."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.grids import Grid, resample
+from bdgf_jax.scenes.grids import Grid, resample, warp
 from bdgf_jax.scenes.readers import Raster
 from bdgf_jax.scenes.scene import Finding, Modality
 
@@ -80,10 +80,7 @@ def build_modality(
       InputError: naming the band that has no valid pixel, or the field that cannot be used.
     """
     kind = options.get("kind", "optical")
-    bands = _named(name, "names", options.get("names", ()), len(raster.bands)) or raster.bands
-    wavelengths = _named(name, "wavelengths", options.get("wavelengths", ()), len(bands)) or raster.wavelengths
-    if wavelengths is not None:
-        wavelengths = tuple(float(wavelength) for wavelength in wavelengths)
+    bands, wavelengths = _described(name, raster, options)
     findings = [Finding("note", name, remark) for remark in raster.remarks]
     image, measured, said = _scaled(name, raster, kind, options.get("scale", ""))
     findings += [Finding("note", name, message) for message in said]
@@ -106,7 +103,65 @@ def build_modality(
     if not grid.holds(own):
         image, valid = resample(image, valid, own, grid, resampling, what=f"modality '{name}'")
         findings.append(Finding("note", name, f"resampled ({resampling}) from {own.describe()} to {grid.describe()}."))
-    return Modality(image, valid, tuple(str(band) for band in bands), kind, wavelengths), findings
+    return Modality(image, valid, bands, kind, wavelengths), findings
+
+
+def build_window(
+    name: str, raster: Raster, options: Mapping[str, Any], grid: Grid, resampling: str, *, linear_power: bool
+) -> Modality:
+    """What `build_modality` makes of part of a scene, which may lack any valid pixel.
+
+    Args:
+      name: the modality's name, for messages.
+      raster: what the file holds of this part, and of its surroundings where it lies on another grid.
+      options: as of `build_modality`.
+      grid: of this part of the scene.
+      resampling: how an image on another grid is sampled.
+      linear_power: what `holds_linear_power` says of all parts together.
+
+    Raises:
+      InputError: naming the field that cannot be used.
+    """
+    kind, scale = options.get("kind", "optical"), options.get("scale", "")
+    bands, wavelengths = _described(name, raster, options)
+    if scale == "":
+        # The first makes no difference but that the part is not asked by itself; units hold in both.
+        scale = "db" if linear_power else 1.0
+    image, measured, _ = _scaled(name, raster, kind, scale)
+    valid = np.asarray(measured.all(axis=2))
+    image[~valid] = 0
+    own = Grid(raster.shape, raster.georeference)
+    if not grid.holds(own):
+        image, valid = warp(image, valid, own, grid, resampling)
+    return Modality(image, valid, bands, kind, wavelengths)
+
+
+def holds_linear_power(name: str, rasters: Iterable[Raster], options: Mapping[str, Any]) -> bool:
+    """Whether a modality of which parts are given holds linear power, of which decibels are to be taken.
+
+    No more parts are looked at than it takes to tell.
+    """
+    if options.get("kind", "optical") != "sar" or options.get("scale", "") != "":
+        return False
+    found = False
+    for raster in rasters:
+        image, measured, _ = _scaled(name, raster, "sar", 1.0)
+        pixels = image[measured]
+        if pixels.min(initial=0) < 0:
+            return False
+        found |= bool(pixels.any())
+    return found
+
+
+def _described(
+    name: str, raster: Raster, options: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+    """Names and wavelengths of the bands: those of the configuration, else those of the file."""
+    bands = _named(name, "names", options.get("names", ()), len(raster.bands)) or raster.bands
+    wavelengths = _named(name, "wavelengths", options.get("wavelengths", ()), len(bands)) or raster.wavelengths
+    if wavelengths is not None:
+        wavelengths = tuple(float(wavelength) for wavelength in wavelengths)
+    return tuple(str(band) for band in bands), wavelengths
 
 
 def _named(name: str, field: str, given, count: int) -> tuple | None:

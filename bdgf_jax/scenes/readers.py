@@ -78,7 +78,7 @@ def read_raster(
         return raster_of_array(path, read_array_file(path, key), bands=bands, nodata=nodata)
     from bdgf_jax.scenes.georeferenced_files import read_georeferenced_file
 
-    return _mark_nodata(read_georeferenced_file(path, bands, onto, overviews), nodata)
+    return mark_nodata(read_georeferenced_file(path, bands, onto, overviews), nodata)
 
 
 def raster_of_array(
@@ -106,7 +106,7 @@ def raster_of_array(
     if check_bands(path, bands, len(names)):
         index = [band - 1 for band in bands]
         values, names = values[..., index], tuple(names[i] for i in index)
-    return _mark_nodata(Raster(path, values, _finite(values), names), nodata)
+    return mark_nodata(Raster(path, values, _finite(values), names), nodata)
 
 
 def read_array(path: Path, *, key: str = "") -> Shaped[np.ndarray, "..."]:
@@ -171,7 +171,8 @@ def refuse_beyond_memory(path: Path, shape: Sequence[int], dtype: np.dtype) -> N
         )
 
 
-def _mark_nodata(raster: Raster, nodata: float | int | None) -> Raster:
+def mark_nodata(raster: Raster, nodata: float | int | None) -> Raster:
+    """The raster, with pixels of this value not valid."""
     if nodata is None or np.isnan(nodata):
         return raster
     return replace(raster, valid=raster.valid & (raster.values != nodata))

@@ -1,12 +1,13 @@
 """Checkpoints: written while training goes on, the last and the best kept, never restored damaged.
 
-A checkpoint is a folder named by its step. It holds `ema`, all that prediction needs, and `training`, the rest of the
-train state, each a flat mapping from path to array, so that no library's structures are part of the format. Where
-batches are read from files, `batches` says from which, and how far.
+A checkpoint is a folder named by its step. It holds `ema`, the weights that prediction needs, and `training`, the rest
+of the train state, each a flat mapping from path to array, so that no library's structures are part of the format.
+Where batches are read from files, `batches` says from which, and how far.
 """
 
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,11 +38,13 @@ class Checkpoints:
     Args:
       folder: where they lie; made if need be.
       keep: how many of the latest are kept, besides the one with the highest score.
+      files: copied into each checkpoint, by their path in it: what is needed to use it apart from its run.
     """
 
-    def __init__(self, folder: Path, *, keep: int):
+    def __init__(self, folder: Path, *, keep: int, files: Mapping[str, Path] | None = None):
         self._folder = folder.absolute()
         self._keep = max(keep, 1)
+        self._files = files or {}
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._delete()
@@ -157,6 +160,9 @@ class Checkpoints:
         self._delete()
         assert self._saving is not None
         (checkpoint,) = self._folder.glob(f"{self._saving.step}.orbax-checkpoint-tmp*")
+        for name, path in self._files.items():
+            (checkpoint / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, checkpoint / name)
         write_manifest(checkpoint, self._saving)
 
     def _delete(self) -> None:
@@ -221,6 +227,15 @@ def load_arrays(folder: Path) -> dict[str, jax.Array]:
     checkpoint = folder.absolute() / str(steps[-1])
     ema, training = _parts({name: jax.ShapeDtypeStruct((), "float32") for name in read_manifest(checkpoint).arrays})
     return _read(checkpoint / "ema", ema, None) | _read(checkpoint / "training", training, None)
+
+
+def kept_file(folder: Path, name: str) -> Path | None:
+    """A file that was copied into the checkpoints, in the last that is whole and holds it; None where none does."""
+    for step in reversed(_steps(folder)):
+        checkpoint = folder / str(step)
+        if (checkpoint / name).is_file() and find_damage(checkpoint) is None:
+            return checkpoint / name
+    return None
 
 
 def _steps(folder: Path) -> list[int]:

@@ -92,6 +92,22 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> None:
     )
 
 
+def take_share(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Which share of work in independent pieces this process takes, and of how many; it never meets the others.
+
+    Before any use of JAX, since of several GPUs of a machine it takes its own.
+
+    Raises:
+      InputError: the launcher's variables are incomplete.
+    """
+    processes = find_processes(environment)
+    if processes is None:
+        return 0, 1
+    if processes.local_index is not None:
+        jax.config.update("jax_cuda_visible_devices", str(processes.local_index))
+    return processes.index, processes.count
+
+
 def is_first() -> bool:
     """Whether this is the process that writes and speaks for all."""
     return jax.process_index() == 0

@@ -52,6 +52,7 @@ def fit(
     placement: str = "replicated",
     evaluate: Callable[[PyTree], Mapping[str, SupportsFloat]] | None = None,
     best: str | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> TrainState:
     """Trains until `config.steps` steps are done, and returns the state then.
 
@@ -77,6 +78,7 @@ def fit(
       placement: of parameters and optimiser: "replicated" on every device or "sharded" among them all.
       evaluate: from the averaged parameters to figures by name, which are logged.
       best: the figure whose best (highest) checkpoint is kept and found again by `load_parameters(…, "best")`.
+      files: copied into each checkpoint, by their path in it.
 
     Raises:
       InputError: the devices cannot share a batch, there are no samples, the checkpoint does not fit the parameters, or
@@ -97,7 +99,7 @@ def fit(
 
     with (
         heeding_preemption(nothing_lost) as preemption,
-        Checkpoints(workdir / "checkpoints", keep=config.keep) as checkpoints,
+        Checkpoints(workdir / "checkpoints", keep=config.keep, files=files) as checkpoints,
     ):
         state = checkpoints.restore(jax.eval_shape(begin, parameters, carry), replicated(mesh))
         if state is None:

@@ -18,12 +18,16 @@ from bdgf_jax.scenes.patches import gather
 SHAPE = (50, 34)
 
 
+def whole_field(channels, seed, draws):
+    return noise_field(channels, seed, draws, np.arange(SHAPE[0]), np.arange(SHAPE[1]), width=SHAPE[1])
+
+
 @pytest.fixture(scope="module")
 def arrays(channels):
     key = jax.random.key(0)
     images = {name: jax.random.normal(key, (*SHAPE, c)) for name, c in channels.items()}
     valid = {name: jnp.ones(SHAPE, bool) for name in channels}
-    return {"images": images, "valid": valid, "noise": noise_field(images, 0, 2)}
+    return {"images": images, "valid": valid, "noise": whole_field(channels, 0, 2)}
 
 
 def maps(denoiser, arrays, tile, margin, levels=(0, 1), timesteps=(5, 40)):
@@ -53,9 +57,32 @@ def test_features_are_the_mean_over_the_draws_of_noise(denoiser, arrays):
         assert np.abs(one - other).max() > 0.1
 
 
-def test_no_draw_of_noise_is_refused(arrays):
+def test_no_draw_of_noise_is_refused(channels):
     with pytest.raises(InputError, match=r"features.draws must be 1 or more, got 0"):
-        noise_field(arrays["images"], 0, 0)
+        whole_field(channels, 0, 0)
+
+
+def test_noise_is_that_of_the_whole_scene_at_once_wherever_it_is_asked_for(channels):
+    whole = {
+        name: jax.random.normal(jax.random.fold_in(jax.random.key(3), index), (*SHAPE, 2, count))
+        for index, (name, count) in enumerate(channels.items())
+    }
+    rows, columns = np.array([49, 7, 8, 0, 7]), np.array([33, 2])
+    part = noise_field(channels, 3, 2, rows, columns, width=SHAPE[1])
+    for name, field in whole_field(channels, 3, 2).items():
+        np.testing.assert_array_equal(field, whole[name])
+        np.testing.assert_array_equal(part[name], whole[name][rows][:, columns])
+
+
+def test_noise_goes_on_where_its_counter_leaves_32_bits():
+    # Pixels of 4 channels: those of the second row count from 2**32 - 2 on, and so over the edge.
+    draw = lambda row, column, width: noise_field({"a": 4}, 0, 1, np.array([row]), np.array([column]), width=width)[
+        "a"
+    ].ravel()
+    edge = noise_field({"a": 1}, 0, 1, np.array([1]), np.arange(4), width=2**32 - 2)["a"].ravel()
+    again = np.concatenate([draw(1, 0, 2**30 - 1), draw(1, 1, 2**30 - 1), draw(1, 2, 2**30 - 1)])
+    np.testing.assert_array_equal(edge, again[2:6])
+    assert len(np.unique(again)) == 12
 
 
 def test_a_chosen_level_is_the_same_alone(denoiser, arrays):

@@ -121,7 +121,11 @@ def test_bytes_are_those_of_operands_and_results_and_of_a_scene_what_is_taken():
 def test_a_step_of_training_compiles_for_a_pod_and_every_chip_runs_the_scan_s_kernel():
     overrides = {"branches": "('mamba',)", "stages": "1", "patch": "3", "width": "16", "state": "4"}
     fields = [f"--config.classifier.{name}={value}" for name, value in overrides.items()]
-    fields += ["--config.train.batch_size=64", "--config.features.levels=(0,)", "--config.classifier.direct_ridge=0.0"]
+    fields += [
+        "--config.train.batch_size=64",
+        "--config.features.levels=(0,)",
+        "--config.classifier.direct.landmarks=0",
+    ]
     command = [sys.executable, "experiments/pod_programs.py", "v5e-256", "train", "--config", "augsburg:tiny", *fields]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
     assert not done.returncode, done.stderr[-2000:]

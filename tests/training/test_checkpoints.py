@@ -11,7 +11,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.training import checkpoints as module
-from bdgf_jax.training.checkpoints import Checkpoints, load_parameters
+from bdgf_jax.training.checkpoints import Checkpoints, kept_file, load_parameters
 from bdgf_jax.training.mesh import make_mesh, replicated
 from bdgf_jax.training.state import TrainState, initial_state
 
@@ -121,6 +121,21 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
 
 def test_without_scores_the_last_is_the_best(saved):
     assert float(load_parameters(saved, state_of(0.0).parameters, "best")["kernel"][0, 0]) == 3.0
+
+
+def test_files_that_go_along_are_in_every_checkpoint_and_as_well_guarded(tmp_path):
+    (tmp_path / "names.json").write_text("[1]")
+    folder, files = tmp_path / "checkpoints", {"kept/names.json": tmp_path / "names.json"}
+    with Checkpoints(folder, keep=5, files=files) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state_of(float(step)))
+    (tmp_path / "names.json").unlink()
+    assert kept_file(folder, "kept/names.json") == folder / "2" / "kept" / "names.json"
+    assert (folder / "2" / "kept" / "names.json").read_text() == "[1]"
+    assert restored_value(folder) == 2.0
+    (folder / "2" / "kept" / "names.json").write_text("[2]")
+    assert kept_file(folder, "kept/names.json") == folder / "1" / "kept" / "names.json"
+    assert kept_file(folder, "other.json") is None
 
 
 def test_a_flipped_byte_in_any_file_is_noticed(copy, recwarn):

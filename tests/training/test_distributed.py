@@ -6,13 +6,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import bdgf_jax
 from bdgf_jax.errors import InputError
 from bdgf_jax.training.checkpoints import Checkpoints
-from bdgf_jax.training.distributed import Processes, find_processes
+from bdgf_jax.training.distributed import Processes, find_processes, take_share
 
 TOGETHER = Path(__file__).with_name("together.py")
 TORCHRUN = {"WORLD_SIZE": "8", "RANK": "5", "MASTER_ADDR": "node1", "MASTER_PORT": "29500", "LOCAL_RANK": "1"}
@@ -57,6 +58,16 @@ def test_a_variable_that_is_missing_is_named(environment, name):
     rest = {other: value for other, value in environment.items() if other != name}
     with pytest.raises(InputError, match=f"{name} is not: set both"):
         find_processes(rest)
+
+
+def test_a_share_of_independent_work_is_taken_on_a_gpu_of_its_own(monkeypatch):
+    told = []
+    monkeypatch.setattr(type(jax.config), "update", lambda _, *setting: told.append(setting))
+    assert take_share({}) == (0, 1)
+    assert take_share(GKE) == (2, 4)
+    assert not told
+    assert take_share(SLURM) == (9, 16)
+    assert told == [("jax_cuda_visible_devices", "1")]
 
 
 def two(toy, *command):
