@@ -25,6 +25,7 @@ def get_config(size=""):
     config.masking.ramp = (0.0, 0.1)
     config.features.update(levels=(0,), timesteps=(50,), draws=1, tile=32, margin=0)
     config.classifier.update(branches=("cnn",), patch=3, stages=1)
+    config.features.context.components = 0
     config.train.update(steps=2, batch_size=8)
     return config
 """

@@ -28,6 +28,7 @@ COMMAND = ["train", "--config", "demo:tiny"] + [
         "classifier.branches=('cnn',)",
         "classifier.patch=3",
         "classifier.stages=1",
+        "features.context.components=0",
         "train.steps=6",
         "train.log_every=1",
         "train.evaluate_every=0",
