@@ -324,5 +324,5 @@ def find_drift(mapper: WindowMapper, scene: SceneWindows) -> list[Finding]:
     return findings
 
 
-def _mosaic(tiles: Sequence[Sequence[Level]]) -> Float[np.ndarray, "H W t _"]:
+def _mosaic(tiles: Sequence[Sequence[Float[np.ndarray, "_ _ _ _"]]]) -> Float[np.ndarray, "H W t c"]:
     return np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)

@@ -18,6 +18,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.many import find_scenes
 from bdgf_jax.model import read_model
 from bdgf_jax.run import open_run
+from bdgf_jax.scenes import context
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.windows import open_windows
 from bdgf_jax.training.checkpoints import Checkpoints
@@ -47,6 +48,15 @@ MAPPED = ("map.tif", "confidence.tif", "uncertainty.tif", "probabilities.tif")
 SHAPE = (101, 77)  # which neither tiles, windows nor strides divide
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """Blocks of the classical context that a scene this small has several of."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in ((context, "BLOCK", 32), (windowed, "BLOCK", 32), (context, "MARGIN", 16)):
+            patch.setattr(module, name, value)
+        yield
 
 
 @pytest.fixture(scope="module")
