@@ -103,11 +103,13 @@ def features(run: Run) -> tuple[Float[np.ndarray, "h w _ _"], ...]:
     Raises:
       InputError: as of `diffusion_features`.
     """
+    return (*diffusion_features(run), *context_features(run))
+
+
+def context_features(run: Run) -> tuple[Float[np.ndarray, "h w 1 c"], ...]:
+    """The classical context of every pixel as one level of guidance; none where `features.context` asks for none."""
     context = run.config.features.context
-    levels = diffusion_features(run)
-    if not context.components:
-        return levels
-    return (*levels, as_level(context_maps(run.images, **context)))
+    return (as_level(context_maps(run.images, **context)),) if context.components else ()
 
 
 def as_level(maps: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w 1 c"]:

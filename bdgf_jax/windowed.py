@@ -22,7 +22,7 @@ from bdgf_jax.evaluation.windowed_maps import WindowedMaps
 from bdgf_jax.model import Model, read_model
 from bdgf_jax.progress import progress
 from bdgf_jax.run import check_workdir, transformed, write_json
-from bdgf_jax.scenes.context import BLOCK, block_maps, surroundings
+from bdgf_jax.scenes.context import BLOCK, block_maps, map_count, surroundings
 from bdgf_jax.scenes.drift import describe_drift, measure_drift
 from bdgf_jax.scenes.readers import describe_source
 from bdgf_jax.scenes.scene import Finding, check_modalities
@@ -120,7 +120,7 @@ class WindowMapper:
             weights = [self._denoiser, *self._statistics]
         self._context = config.features.context
         if self._context.components:
-            guidance += (np.empty((0, 0, 1, self._context_channels()), np.float32),)
+            guidance += (np.empty((0, 0, 1, map_count(model.channels, **self._context)), np.float32),)
         graph, self._classifier = mapping.trained_classifier(model, guidance)
         self._classify = mapping.classifier_function(model, graph, tuple(config.predict.branches) or None)
         transforms = [repr(transform.to_dict()) for transform in model.transforms.values()]
@@ -207,10 +207,6 @@ class WindowMapper:
             return (mapping.as_level(block_maps(images, inside, **self._context)),)
 
         return blocks.cut(corner, self.side, self._reach, scene.grid.shape, context)
-
-    def _context_channels(self) -> int:
-        channels = sum(min(self._context.components, count) for count in self.model.channels.values())
-        return 2 * (len(self._context.radii) + len(self._context.windows)) * channels
 
 
 def window_corners(shape: tuple[int, int], side: int) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from bdgf_jax.scenes.context import local_statistics, morphological_profile
+from bdgf_jax.scenes.context import channel_maps
 from bdgf_jax.scenes.scene import UNLABELLED, Scene
 from bdgf_jax.scenes.statistics import apply_band_transform, fit_band_transform
 
@@ -65,11 +65,7 @@ def baseline_features(scene: Scene) -> BaselineFeatures:
         whitening = fit_band_transform(modality, mode="whiten", components=COMPONENTS)
         bands.append(apply_band_transform(standardising, modality)[labelled])
         components = np.moveaxis(apply_band_transform(whitening, modality), -1, 0)
-        images = [
-            image
-            for each in components
-            for image in (*morphological_profile(each, RADII), *local_statistics(each, WINDOWS))
-        ]
+        images = [image for each in components for image in channel_maps(each, radii=RADII, windows=WINDOWS)]
         filtered.append(np.stack([image[labelled] for image in images], axis=1))
     blocks = bands + filtered
     numbers = 2 * [*range(len(scene.modalities))]

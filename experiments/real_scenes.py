@@ -77,7 +77,8 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
         return record
     whole = open_run(config, workdir / "scene")
     pretrain(whole)
-    guidance, trained = mapping.features(whole), mapping.diffusion_features(whole)
+    trained = mapping.diffusion_features(whole)
+    guidance = (*trained, *mapping.context_features(whole))
     untrained = configured(config, features__source="untrained")
     control = mapping.diffusion_features(open_run(untrained, workdir / "untrained", whole.scene))
     features = baseline_features(load_scene(configured(config, scene__labels__minimum_test_pixels=0).scene))

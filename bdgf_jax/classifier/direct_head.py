@@ -22,7 +22,7 @@ class DirectHead(nnx.Module):
 
     with g a pixel's guidance, every level scaled to the same variance and all of them together to 1. It is held down so
     firmly that it learns little by heart: it speaks for pixels unlike those that the branches were trained on.
-    `fit_direct_head` finds its parameters before the branches train, and no gradient reaches them.
+    `fit` finds its parameters before the branches train, and no gradient reaches them.
 
     Args:
       features: of a pixel at each level, all timesteps together.

@@ -71,11 +71,23 @@ def block_maps(
 
     def maps_of(channel: Float[np.ndarray, "h w"]) -> list[Float32[np.ndarray, "H W"]]:
         image = np.ascontiguousarray(channel, np.float32)
-        found = [*morphological_profile(image, radii), *local_statistics(image, windows)]
-        return [one[inside].astype(np.float32) for one in found]
+        return [one[inside].astype(np.float32) for one in channel_maps(image, radii=radii, windows=windows)]
 
     with ThreadPoolExecutor() as pool:
         return np.stack([one for of_channel in pool.map(maps_of, channels) for one in of_channel], axis=-1)
+
+
+def map_count(channels: Mapping[str, int], *, components: int, radii: Sequence[int], windows: Sequence[int]) -> int:
+    """How many maps `context_maps` makes of modalities with these numbers of channels."""
+    return 2 * (len(radii) + len(windows)) * sum(min(components, count) for count in channels.values())
+
+
+def channel_maps(
+    image: Float[np.ndarray, "h w"], *, radii: Sequence[int], windows: Sequence[int]
+) -> Iterator[Float[np.ndarray, "h w"]]:
+    """All maps of one channel: its profile, then its window statistics."""
+    yield from morphological_profile(image, radii)
+    yield from local_statistics(image, windows)
 
 
 def morphological_profile(image: Float[np.ndarray, "h w"], radii: Sequence[int]) -> Iterator[Float[np.ndarray, "h w"]]:
