@@ -24,6 +24,13 @@ SIZES = ("", "tiny")
 FREE = ("scene.modalities.", "scene.labels.names.", "scene.labels.colours.")
 
 
+def from_json(value: Any) -> Any:
+    """What a config held before it was written as JSON, which knows lists only where a config holds tuples."""
+    if isinstance(value, dict):
+        return {name: from_json(one) for name, one in value.items()}
+    return tuple(map(from_json, value)) if isinstance(value, list) else value
+
+
 def config_folder() -> pathlib.Path:
     """Where the named configs lie: in the installed package, or beside it in a checkout."""
     return INSTALLED if INSTALLED.is_dir() else CHECKOUT

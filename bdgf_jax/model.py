@@ -9,8 +9,7 @@ import copy
 import dataclasses
 import pathlib
 import shutil
-import sys
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.export
@@ -19,13 +18,12 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from bdgf_jax import mapping
+from bdgf_jax import configuration, mapping
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
-from bdgf_jax.run import Run, open_run, read_json
-from bdgf_jax.scenes.drift import find_drift
+from bdgf_jax.run import Run, as_trained_on, open_run, read_json, recorded_transforms
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import UNLABELLED, LandCover, Scene, check_modalities, empty_masks
+from bdgf_jax.scenes.scene import UNLABELLED, LandCover, Scene, empty_masks
 from bdgf_jax.scenes.statistics import BandTransform
 from bdgf_jax.training.listing import list_checkpoints
 
@@ -149,13 +147,11 @@ def read_model(folder: pathlib.Path, config: Config) -> Model:
     for name, record in records.items():
         if not record:
             raise InputError(f"--model {folder}: holds no {name}, so it is no model; `bdgf export` writes one.")
-    resolved = ml_collections.ConfigDict(_tuples(records["config.json"]["config"]))
+    resolved = ml_collections.ConfigDict(configuration.from_json(records["config.json"]["config"]))
     _check_portable(resolved, f"--model {folder}")
     resolved.scene, resolved.predict = copy.deepcopy(config.scene), copy.deepcopy(config.predict)
     described = records["scene.json"]
-    transforms = {
-        name: BandTransform.from_dict(modality["statistics"]) for name, modality in described["modalities"].items()
-    }
+    transforms = recorded_transforms(described)
     return Model(resolved, folder, transforms, tuple(LandCover(**cover) for cover in described["classes"]))
 
 
@@ -168,21 +164,12 @@ def _check_portable(config: Config, what: str) -> None:
 
 
 def _as_the_model_knows_it(scene: Scene, model: Model) -> Scene:
-    transforms = model.transforms
-    check_modalities(transforms, scene.modalities)
-    # The order of a JSON object is the model's order of modalities.
-    modalities = {name: scene.modalities[name] for name in transforms}
-    findings = find_drift(modalities, transforms)
-    for found in findings:
-        print(f"{found.subject} {found.message}", file=sys.stderr, flush=True)
     # The scene's own labels may be of another class table, and prediction needs none.
     return dataclasses.replace(
-        scene,
-        modalities=modalities,
+        as_trained_on(scene, model.transforms),
         classes=model.classes,
         labels=np.full(scene.shape, UNLABELLED, np.int32),
         masks=empty_masks(scene.shape),
-        findings=(*scene.findings, *findings),
     )
 
 
@@ -194,10 +181,3 @@ def _chosen(run: Run, stage: str, role: str) -> str:
         raise InputError(f"{run.workdir / folder} holds no whole checkpoint; `bdgf {stage}` makes one.")
     (best, *_) = [entry for entry in whole if role in entry.roles] or whole
     return f"{folder}/{best.name}"
-
-
-def _tuples(value: Any) -> Any:
-    """JSON knows lists only, where a config holds tuples."""
-    if isinstance(value, dict):
-        return {name: _tuples(one) for name, one in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

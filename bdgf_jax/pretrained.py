@@ -4,19 +4,14 @@ It is taken over into the workdir with its statistics, so that a run is whole by
 """
 
 import copy
-import dataclasses
 import pathlib
 import shutil
-import sys
-from typing import Any
 
-from bdgf_jax.configuration import Config
+from bdgf_jax.configuration import Config, from_json
 from bdgf_jax.errors import InputError
-from bdgf_jax.run import Run, check_writable, open_run, read_json
-from bdgf_jax.scenes.drift import find_drift
+from bdgf_jax.run import Run, as_trained_on, check_writable, open_run, read_json, recorded_transforms
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Scene, check_modalities
-from bdgf_jax.scenes.statistics import BandTransform
+from bdgf_jax.scenes.scene import Scene
 from bdgf_jax.training.distributed import is_first
 from bdgf_jax.training.listing import list_checkpoints
 
@@ -52,11 +47,13 @@ def open_guided(config: Config, workdir: pathlib.Path, scene: Scene | None = Non
     if not described or not pretraining:
         raise InputError(f"features.checkpoint {given}: {root} holds no scene.json or no config.json, so it is no run.")
     config = copy.deepcopy(config)
-    config.diffusion.update(_tuples(pretraining["config"]["diffusion"]))
-    transforms = {
-        name: BandTransform.from_dict(modality["statistics"]) for name, modality in described["modalities"].items()
-    }
-    scene = _as_it_was_seen(load_scene(config.scene) if scene is None else scene, transforms, given)
+    config.diffusion.update(from_json(pretraining["config"]["diffusion"]))
+    transforms = recorded_transforms(described)
+    scene = load_scene(config.scene) if scene is None else scene
+    try:
+        scene = as_trained_on(scene, transforms)
+    except InputError as error:
+        raise InputError(f"features.checkpoint {given}: {error}") from error
     run = open_run(config, workdir, scene, force=force, transforms=None if taken_over else transforms)
     if checkpoint is not None and is_first():
         _take_over(checkpoint, workdir / CHECKPOINTS)
@@ -95,26 +92,9 @@ def _find(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     return roots[0], roots[0] / CHECKPOINTS / chosen[0].name
 
 
-def _as_it_was_seen(scene: Scene, transforms: dict[str, BandTransform], given: str) -> Scene:
-    try:
-        check_modalities(transforms, scene.modalities)
-        # The order of a JSON object is the model's order of modalities.
-        modalities = {name: scene.modalities[name] for name in transforms}
-        findings = find_drift(modalities, transforms)
-    except InputError as error:
-        raise InputError(f"features.checkpoint {given}: {error}") from error
-    for found in findings:
-        print(f"{found.subject} {found.message}", file=sys.stderr, flush=True)
-    return dataclasses.replace(scene, modalities=modalities, findings=(*scene.findings, *findings))
-
-
 def _take_over(checkpoint: pathlib.Path, folder: pathlib.Path) -> None:
     """In one move, after everything else is noted, so that what lies there is never half a pre-training."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(checkpoint, partial / checkpoint.name)
     partial.rename(folder)
-
-
-def _tuples(section: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Any, Literal
 
 from jaxtyping import Bool, Float
@@ -125,6 +126,25 @@ def describe_scene(scene: Scene, transforms: dict[str, BandTransform], findings:
     }
 
 
+def recorded_transforms(described: dict[str, Any]) -> dict[str, BandTransform]:
+    """The statistics in a `scene.json`, in the order of the model's modalities, which is that of the JSON object."""
+    return {name: BandTransform.from_dict(modality["statistics"]) for name, modality in described["modalities"].items()}
+
+
+def as_trained_on(scene: Scene, transforms: dict[str, BandTransform]) -> Scene:
+    """The scene with its modalities in the order of a model's; says, and notes, where it lies far off the model's own.
+
+    Raises:
+      InputError: modalities or bands are not those of the transforms, by name.
+    """
+    check_modalities(transforms, scene.modalities)
+    modalities = {name: scene.modalities[name] for name in transforms}
+    findings = find_drift(modalities, transforms)
+    for found in findings:
+        print(f"{found.subject} {found.message}", file=sys.stderr, flush=True)
+    return dataclasses.replace(scene, modalities=modalities, findings=(*scene.findings, *findings))
+
+
 def _transforms(config: Config, workdir: pathlib.Path, scene: Scene) -> dict[str, BandTransform]:
     """Statistics that the workdir's models were trained with; where there are none yet, the corpus's or scene's own.
 
@@ -145,7 +165,8 @@ def _transforms(config: Config, workdir: pathlib.Path, scene: Scene) -> dict[str
             f"--workdir {workdir} holds a model of the classes {', '.join(known)}; the scene has {', '.join(found)}."
             " Use the label file that it was trained with, or another --workdir."
         )
-    return {name: BandTransform.from_dict(before["modalities"][name]["statistics"]) for name in scene.modalities}
+    transforms = recorded_transforms(before)
+    return {name: transforms[name] for name in scene.modalities}
 
 
 def _corpus_transforms(config: Config, scene: Scene) -> dict[str, BandTransform]:

@@ -78,7 +78,7 @@ def begin_geotiff(path: Path, shape: tuple[int, int], bands: Bands, georeference
     layout = {"tiled": True, "interleave": "band", "bigtiff": LAYOUT["bigtiff"]}
     size = {"height": shape[0], "width": shape[1], "count": len(bands.descriptions)}
     values = {"dtype": bands.dtype, "nodata": bands.nodata}
-    with _quiet(), rasterio.open(plain_file(path), "w", driver="GTiff", **size, **values, **layout, **place) as file:
+    with quiet(), rasterio.open(plain_file(path), "w", driver="GTiff", **size, **values, **layout, **place) as file:
         for band, description in enumerate(bands.descriptions, start=1):
             file.set_band_description(band, description)
         if bands.colours is not None:
@@ -89,7 +89,7 @@ def write_window(path: Path, layers: Shaped[np.ndarray, "h w n"], row: int, colu
     """Writes a window into the plain file of a GeoTIFF, its upper left pixel at this row and column."""
     height, width, _ = layers.shape
     window = Window(column, row, width, height)  # type: ignore[reportCallIssue]
-    with _quiet(), rasterio.open(plain_file(path), "r+") as file:
+    with quiet(), rasterio.open(plain_file(path), "r+") as file:
         file.write(np.moveaxis(layers, -1, 0), window=window)
 
 
@@ -97,7 +97,7 @@ def finish_geotiff(path: Path) -> None:
     """Makes the GeoTIFF from its plain file, which is removed."""
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        with _quiet():
+        with quiet():
             rasterio.shutil.copy(plain_file(path), unfinished, driver="COG", **LAYOUT)
         os.replace(unfinished, path)
     finally:
@@ -106,7 +106,8 @@ def finish_geotiff(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """GDAL with a cache that does not grow with the file, and without its warning of files that lie nowhere."""
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield

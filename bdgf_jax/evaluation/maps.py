@@ -1,20 +1,18 @@
 """Maps as GeoTIFF: classes with colours and names, confidence, disagreement, probabilities; and back."""
 
-import contextlib
-import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from jaxtyping import Bool, Float, Float32, Int, UInt8
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.class_tables import names_file, read_names, write_names, write_qgis_style
-from bdgf_jax.evaluation.geotiff import Bands, write_geotiff
+from bdgf_jax.evaluation.geotiff import Bands, quiet, write_geotiff
 from bdgf_jax.evaluation.pictures import thinning
 from bdgf_jax.scenes.scene import Georeference, LandCover, Scene
 
@@ -93,7 +91,7 @@ def read_shares(path: Path) -> Float[np.ndarray, "h w n"]:
       InputError: the file cannot be read.
     """
     try:
-        with _quiet(), rasterio.open(path) as file:
+        with quiet(), rasterio.open(path) as file:
             return np.moveaxis(file.read(), 0, -1)
     except RasterioIOError as error:
         raise InputError(f"{path}: cannot be read ({error}). `bdgf predict` writes it anew.") from None
@@ -106,7 +104,7 @@ def read_map(path: Path) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...],
       InputError: the file cannot be read, or is not a map with a colour table and class names.
     """
     try:
-        with _quiet(), rasterio.open(path) as file:
+        with quiet(), rasterio.open(path) as file:
             values = file.read(1)
             colours = file.colormap(1)
             crs = file.crs.to_wkt() if file.crs else None
@@ -132,7 +130,7 @@ def read_map(path: Path) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...],
 def survey_map(path: Path, classes: int) -> tuple[Int[np.ndarray, "_ _"], Int[np.ndarray, " k"]]:
     """A map that `write_map` wrote, thinned for a picture, and the pixels of each class; no more than a stripe of it is
     held at once."""
-    with _quiet(), rasterio.open(path) as file:
+    with quiet(), rasterio.open(path) as file:
         height, width = file.shape
         step, counts, rows = thinning(file.shape), np.zeros(classes + 1, np.int64), []
         for top in range(0, height, STRIPE):
@@ -141,13 +139,6 @@ def survey_map(path: Path, classes: int) -> tuple[Int[np.ndarray, "_ _"], Int[np
             counts += np.bincount(values.ravel(), minlength=classes + 1)
             rows.append(values[-top % step :: step, ::step])
     return np.concatenate(rows).astype(np.int32) - 1, counts[1:]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
 
 
 def read_map_of(scene: Scene, path: Path) -> Int[np.ndarray, "h w"]:
