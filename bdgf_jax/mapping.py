@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bdgf_jax.classifier.model import GuidedClassifier
 from bdgf_jax.configuration import Config
@@ -44,7 +44,7 @@ from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.context import context_maps
 from bdgf_jax.scenes.feature_files import read_feature_maps
 from bdgf_jax.scenes.patches import gather
-from bdgf_jax.scenes.scene import LandCover
+from bdgf_jax.scenes.scene import UNLABELLED, LandCover
 from bdgf_jax.scenes.statistics import invert_band_transform
 from bdgf_jax.training.checkpoints import kept_file, load_parameters
 
@@ -232,15 +232,15 @@ def predict(
     Args:
       run: its classifier is trained.
       guidance: diffusion features of the scene, by level.
-      where: pixels that are wanted; all with data by default.
+      where: pixels that are wanted; those of `mapped_pixels` by default.
 
     Raises:
-      InputError: the classifier is not trained yet.
+      InputError: the classifier is not trained yet, or no pixel is labelled where only those are wanted.
     """
     graph, parameters = trained_classifier(run, guidance)
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
     classify = classifier_function(run, graph, tuple(run.config.predict.branches) or None)
-    wanted = run.scene.valid if where is None else where
+    wanted = mapped_pixels(run) if where is None else where
     stride = run.config.predict.stride
     total = len(window_centres(run.scene.shape, stride=stride, side=run.config.classifier.centre, where=wanted))
     with progress("Predicting", total=total, unit="window") as bar:
@@ -254,6 +254,22 @@ def predict(
         )
 
 
+def mapped_pixels(run: Run) -> Bool[np.ndarray, "h w"]:
+    """The pixels that a map shows: all with data, or the labelled ones of them where `predict.labelled_only` says so.
+
+    Raises:
+      InputError: only labelled pixels are wanted, and there is none.
+    """
+    if not run.config.predict.labelled_only:
+        return run.scene.valid
+    labelled = run.scene.valid & (run.scene.labels != UNLABELLED)
+    if not labelled.any():
+        raise InputError(
+            f"predict.labelled_only is set, and '{run.scene.name}' has no labelled pixel; leave it out to map them all."
+        )
+    return labelled
+
+
 def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) -> None:
     """Writes what a prediction says of every pixel with data; nodata stays nodata.
 
@@ -265,8 +281,8 @@ def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) 
       run: its workdir takes the files.
       predictions: what `predict` gave.
     """
-    scene, folder, fused = run.scene, run.workdir, predictions["fused"]
-    prediction = np.where(scene.valid, fused.argmax(-1), -1).astype(np.int32)
+    scene, folder, fused, mapped = run.scene, run.workdir, predictions["fused"], mapped_pixels(run)
+    prediction = np.where(mapped, fused.argmax(-1), -1).astype(np.int32)
     write_map(folder / MAP, prediction, scene.classes, scene.georeference)
     counts = np.bincount(prediction[prediction >= 0], minlength=len(scene.classes))
     draw_map(folder / "map.png", scene.name, scene, scene.classes, prediction, counts)
@@ -274,7 +290,7 @@ def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) 
         (folder / name).unlink(missing_ok=True)
     descriptions = described_shares(run.config, scene.classes)
     for name, layers in shares(run.config, predictions).items():
-        write_shares(folder / name, layers, scene.valid, descriptions[name], scene.georeference)
+        write_shares(folder / name, layers, mapped, descriptions[name], scene.georeference)
 
 
 def described_shares(config: Config, classes: Sequence[LandCover]) -> dict[str, list[str]]:

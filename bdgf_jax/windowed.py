@@ -95,12 +95,15 @@ class WindowMapper:
       model: a trained one.
 
     Raises:
-      InputError: it is not trained yet, or `predict.tile` is no multiple of `features.tile`.
+      InputError: it is not trained yet, `predict.tile` is no multiple of `features.tile`, or only labelled pixels are
+        wanted.
     """
 
     def __init__(self, model: Model):
         self.model, config = model, model.config
         self.side = config.predict.tile
+        if config.predict.labelled_only:
+            raise InputError("predict.labelled_only does not go with windows, which see no labels; leave it out.")
         # How far from a pixel lies what its prediction depends on, beside what its features have seen.
         self._reach = config.classifier.patch // 2 + config.classifier.centre // 2
         self._halo, guidance, weights = self._reach, (), []

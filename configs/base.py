@@ -15,9 +15,13 @@ def get_config(size: str = "") -> Any:
     config.scene = ml_collections.ConfigDict(
         {
             "name": "scene",
-            "source": "files",  # files | prepared (once, by TensorFlow Datasets) | synthetic
+            # files | prepared (once, by TensorFlow Datasets) | patches (of a data set that it knows) | synthetic
+            "source": "files",
             "folder": "",  # relative file names start here; ~ is expanded
             "synthetic": {"height": 96, "width": 96, "bands": 48, "classes": 6, "seed": 0},
+            # patches with a class each, laid out side by side: the data set, its splits that training and test patches
+            # are drawn from, and test patches a class; training patches a class are split.per_class, `file` a feature
+            "patches": {"dataset": "", "train": "train", "test": "validation", "test_per_class": 100},
             # name -> {file, kind: optical | sar | height (how it is drawn), key (of .mat and .npz), bands (1-based;
             # empty = all), names, wavelengths (nm), nodata, scale}, in this order. scale: a factor, "db" (10 log10 of
             # linear power), "none", or "" = as the file declares, and decibels where a SAR image is in linear power
@@ -167,6 +171,7 @@ def get_config(size: str = "") -> Any:
             # side of the windows that the scene is read, mapped and written in, a multiple of features.tile, so that it
             # may be larger than memory; 0 = in one piece
             "tile": 0,
+            "labelled_only": False,  # map nothing but labelled pixels, to score a model without a map of the scene
             "branches": (),  # those to compute, alone or together; empty = all that were trained
             "probabilities": False,  # write probabilities.tif too
         }

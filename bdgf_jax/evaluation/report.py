@@ -162,7 +162,7 @@ def _legend(
 
 def _top(disagreement: Float[np.ndarray, "h w"]) -> float:
     """Where its colours end: branches rarely disagree by much, and a scale up to 1 would show nothing."""
-    return max(float(np.percentile(disagreement, 99)), 1e-3)
+    return max(float(np.percentile(disagreement[disagreement >= 0], 99)), 1e-3)
 
 
 def _scale(colours: matplotlib.colors.Colormap) -> str:
@@ -181,10 +181,10 @@ def _maps(
         "Errors": ("test pixels, right or wrong", pictures.error_picture(scene, prediction)),
     }
     if confidence is not None:
-        picture = pictures.confidence_picture(confidence, scene.valid, 1.0 / len(scene.classes))
+        picture = pictures.confidence_picture(confidence, prediction >= 0, 1.0 / len(scene.classes))
         drawn["Confidence"] = "probability of the class shown", picture
     if disagreement is not None:
-        picture = pictures.disagreement_picture(disagreement, scene.valid, _top(disagreement))
+        picture = pictures.disagreement_picture(disagreement, prediction >= 0, _top(disagreement))
         drawn["Disagreement"] = "of the branches", picture
     return [
         {

@@ -52,7 +52,11 @@ def _contents(config: Any) -> Contents:
         from bdgf_jax.scenes.prepared import prepared_contents
 
         return prepared_contents(config)
-    raise InputError(f"scene.source is '{config.source}', expected 'files', 'prepared' or 'synthetic'.")
+    if config.source == "patches":
+        from bdgf_jax.scenes.patch_sets import patch_mosaic
+
+        return patch_mosaic(config)
+    raise InputError(f"scene.source is '{config.source}', expected 'files', 'prepared', 'patches' or 'synthetic'.")
 
 
 def modality_fields(config: Any) -> dict[str, dict[str, Any]]:
