@@ -185,7 +185,7 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
 
 def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ...]) -> None:
     """Predicts the map, scores and reports it, as far as was asked."""
-    from bdgf_jax import mapping
+    from bdgf_jax import mapping, scoring
 
     predict_seconds = None
     if options.command == "export":
@@ -201,8 +201,8 @@ def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ..
         print(f"Map: {run.workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):
         map_file = getattr(options, "map", None)
-        metrics = mapping.evaluate(run, map_file, predict_seconds)
-        report = mapping.report(run, metrics, map_file)
+        metrics = scoring.evaluate(run, map_file, predict_seconds)
+        report = scoring.report(run, metrics, map_file)
         kappa = "undefined" if metrics["kappa"] is None else f"{metrics['kappa']:.3f}"
         interval = metrics["oa_interval"]
         within = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""

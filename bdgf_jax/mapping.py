@@ -1,7 +1,6 @@
-"""The stretches of the road that need trained models and no optimiser: features, prediction, evaluation, report."""
+"""The stretches of the road that need trained models and no optimiser: features and prediction."""
 
 import hashlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from bdgf_jax.classifier.model import GuidedClassifier
 from bdgf_jax.configuration import Config
@@ -26,18 +25,12 @@ from bdgf_jax.diffusion.features import (
     tile_activations,
     tile_count,
 )
-from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
-from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.evaluation.disagreement import jensen_shannon_divergence
-from bdgf_jax.evaluation.literature_protocol import selected_on_test
 from bdgf_jax.evaluation.map_picture import draw_map
-from bdgf_jax.evaluation.maps import read_map_of, read_shares, write_map, write_shares
-from bdgf_jax.evaluation.pictures import crop_centres
+from bdgf_jax.evaluation.maps import write_map, write_shares
 from bdgf_jax.evaluation.prediction import predict_scene, window_centres
-from bdgf_jax.evaluation.report import write_report
-from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.evaluation.windowed_maps import JOURNAL
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
@@ -45,7 +38,6 @@ from bdgf_jax.scenes.context import context_maps
 from bdgf_jax.scenes.feature_files import read_feature_maps
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.scene import UNLABELLED, LandCover
-from bdgf_jax.scenes.statistics import invert_band_transform
 from bdgf_jax.training.checkpoints import kept_file, load_parameters
 
 MAP, CONFIDENCE, UNCERTAINTY, PROBABILITIES = "map.tif", "confidence.tif", "uncertainty.tif", "probabilities.tif"
@@ -313,109 +305,6 @@ def shares(config: Config, predictions: Mapping[str, Float[np.ndarray, "h w k"]]
     return {name: layers[name] for name in described_shares(config, [])}
 
 
-def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:
-    """Scores a map on the test pixels and writes `metrics.json`.
-
-    Args:
-      run: its test pixels are the reference.
-      map_file: the run's own map by default.
-      predict_seconds: how long the prediction took, where it was just made.
-
-    Raises:
-      InputError: there is no such map, it does not fit the scene, or there is no test pixel.
-    """
-    prediction = read_map_of(run.scene, map_file or run.workdir / MAP)
-    before = read_json(run.workdir / "metrics.json").get("seconds", {})
-    seconds = {
-        "pretrain": _training_seconds(run, "pretrain"),
-        "features": read_json(run.workdir / "features" / "features.json").get("seconds"),
-        "train": _training_seconds(run, "train"),
-        "predict": before.get("predict") if predict_seconds is None else predict_seconds,
-    }
-    confidence, disagreement = read_certainty(run, map_file)
-    metrics = assess(
-        run.scene,
-        prediction,
-        patch=run.config.classifier.patch,
-        block=run.config.scene.split.block,
-        probability_sample=run.config.evaluate.probability_sample,
-        confidence=confidence,
-        disagreement=disagreement,
-    )
-    literature = run.config.evaluate.literature_protocol and map_file is None
-    metrics["literature_protocol"] = selected_on_test(_read_log(run, "train")) if literature else None
-    metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
-    metrics |= {"seed": run.config.train.seed, "seconds": seconds}
-    write_json(run.workdir / "metrics.json", metrics)
-    return metrics
-
-
-def _against_own_map(run: Run, other: Int[np.ndarray, "h w"]) -> dict[str, Any] | None:
-    """McNemar's test of another map and the run's own at the test pixels; None where the run has none yet."""
-    if not (run.workdir / MAP).is_file():
-        return None
-    maps = (run.scene.labels, other, read_map_of(run.scene, run.workdir / MAP))
-    return mcnemar(*(values[run.scene.masks["test"]] for values in maps))
-
-
-def read_certainty(run: Run, map_file: pathlib.Path | None) -> list[Float[np.ndarray, "h w"] | None]:
-    """Confidence, and disagreement of the branches; None where not known, as of any map but the run's own."""
-    own = map_file is None or map_file.resolve() == (run.workdir / MAP).resolve()
-    files = [run.workdir / CONFIDENCE, run.workdir / UNCERTAINTY]
-    return [read_shares(path)[..., 0] if own and path.is_file() else None for path in files]
-
-
-def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = None) -> pathlib.Path:
-    """Writes `report.html`, everything that the run left in one page; where it lies.
-
-    Args:
-      run: with its maps written.
-      metrics: of the map that is shown.
-      map_file: the run's own map by default; another one's confidence is not known.
-    """
-    prediction = read_map_of(run.scene, map_file or run.workdir / MAP)
-    confidence, disagreement = read_certainty(run, map_file)
-    samples, crops = _samples(run) if run.config.features.source == "ddpm" else ({}, {})
-    path = run.workdir / "report.html"
-    write_report(
-        path,
-        scene=run.scene,
-        prediction=prediction,
-        confidence=confidence,
-        disagreement=disagreement,
-        metrics=metrics,
-        pretrain_log=_read_log(run, "pretrain"),
-        train_log=_read_log(run, "train"),
-        samples=samples,
-        crops=crops,
-        config=run.config.to_dict(),
-    )
-    return path
-
-
-def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images drawn from the DDPM, and real crops of the same size, both in the sensors' own units."""
-    config, count, side = run.config, run.config.report.samples, run.config.pretrain.crop
-    graph, parameters = denoiser(run)
-    drawn = jax.jit(
-        lambda parameters, key: sample(
-            nnx.merge(graph, parameters),
-            noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
-            target=config.diffusion.target,
-            shape=(count, side, side),
-            channels=run.channels,
-            key=key,
-            steps=config.report.sampling_steps,
-        )
-    )(parameters, jax.random.key(config.pretrain.seed))
-    centres = jnp.asarray(crop_centres(run.scene.valid, side=side, count=count))
-    real = gather(jax.tree.map(jnp.asarray, run.images), centres, side)
-    units = lambda images: {
-        name: invert_band_transform(run.transforms[name], np.asarray(images[name])) for name in run.channels
-    }
-    return units(drawn), units(real)
-
-
 def _load(run: Trained, stretch: str, fresh: nnx.State, which: Literal["last", "best"]) -> nnx.State:
     folder = run.weights / stretch / "checkpoints"
     if not folder.is_dir():
@@ -458,13 +347,3 @@ def _save_statistics(path: pathlib.Path, levels: Sequence[int], statistics: Feat
     arrays: dict[str, Any] = {f"mean_{level}": mean for level, mean in zip(levels, statistics.mean)}
     arrays |= {f"deviation_{level}": deviation for level, deviation in zip(levels, statistics.deviation)}
     np.savez(path, **arrays)
-
-
-def _read_log(run: Run, stretch: str) -> list[dict[str, Any]]:
-    path = run.workdir / stretch / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def _training_seconds(run: Run, stretch: str) -> float | None:
-    log = _read_log(run, stretch)
-    return log[-1]["seconds"] if log else None

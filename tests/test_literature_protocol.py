@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bdgf_jax import configuration, fitting, mapping
+from bdgf_jax import configuration, fitting, mapping, scoring
 from bdgf_jax.errors import InputError
 from bdgf_jax.run import open_run
 
@@ -26,7 +26,7 @@ def mapped(workdir, looks):
     run = open_run(config, workdir)
     fitting.train(run, ())
     mapping.write_maps(run, mapping.predict(run, ()))
-    return run, mapping.evaluate(run)
+    return run, scoring.evaluate(run)
 
 
 def test_the_map_is_that_of_a_run_which_did_not_look(tmp_path):
@@ -48,4 +48,4 @@ def test_the_map_is_that_of_a_run_which_did_not_look(tmp_path):
 
     blind_run.config.evaluate.literature_protocol = True
     with pytest.raises(InputError, match="needs a training that watched the test pixels"):
-        mapping.evaluate(blind_run)
+        scoring.evaluate(blind_run)

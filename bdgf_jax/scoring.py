@@ -1,0 +1,137 @@
+"""The last stretches of the road: a map is scored, and all that the run left is shown in one page."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from bdgf_jax import mapping
+from bdgf_jax.diffusion.sampling import sample
+from bdgf_jax.diffusion.schedule import noise_schedule
+from bdgf_jax.evaluation.assessment import assess
+from bdgf_jax.evaluation.literature_protocol import selected_on_test
+from bdgf_jax.evaluation.maps import read_map_of, read_shares
+from bdgf_jax.evaluation.pictures import crop_centres
+from bdgf_jax.evaluation.report import write_report
+from bdgf_jax.evaluation.significance import mcnemar
+from bdgf_jax.run import Run, read_json, write_json
+from bdgf_jax.scenes.patches import gather
+from bdgf_jax.scenes.statistics import invert_band_transform
+
+
+def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:
+    """Scores a map on the test pixels and writes `metrics.json`.
+
+    Args:
+      run: its test pixels are the reference.
+      map_file: the run's own map by default.
+      predict_seconds: how long the prediction took, where it was just made.
+
+    Raises:
+      InputError: there is no such map, it does not fit the scene, or there is no test pixel.
+    """
+    prediction = read_map_of(run.scene, map_file or run.workdir / mapping.MAP)
+    before = read_json(run.workdir / "metrics.json").get("seconds", {})
+    seconds = {
+        "pretrain": _training_seconds(run, "pretrain"),
+        "features": read_json(run.workdir / "features" / "features.json").get("seconds"),
+        "train": _training_seconds(run, "train"),
+        "predict": before.get("predict") if predict_seconds is None else predict_seconds,
+    }
+    confidence, disagreement = read_certainty(run, map_file)
+    metrics = assess(
+        run.scene,
+        prediction,
+        patch=run.config.classifier.patch,
+        block=run.config.scene.split.block,
+        probability_sample=run.config.evaluate.probability_sample,
+        confidence=confidence,
+        disagreement=disagreement,
+    )
+    literature = run.config.evaluate.literature_protocol and map_file is None
+    metrics["literature_protocol"] = selected_on_test(_read_log(run, "train")) if literature else None
+    metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
+    metrics |= {"seed": run.config.train.seed, "seconds": seconds}
+    write_json(run.workdir / "metrics.json", metrics)
+    return metrics
+
+
+def _against_own_map(run: Run, other: Int[np.ndarray, "h w"]) -> dict[str, Any] | None:
+    """McNemar's test of another map and the run's own at the test pixels; None where the run has none yet."""
+    if not (run.workdir / mapping.MAP).is_file():
+        return None
+    maps = (run.scene.labels, other, read_map_of(run.scene, run.workdir / mapping.MAP))
+    return mcnemar(*(values[run.scene.masks["test"]] for values in maps))
+
+
+def read_certainty(run: Run, map_file: pathlib.Path | None) -> list[Float[np.ndarray, "h w"] | None]:
+    """Confidence, and disagreement of the branches; None where not known, as of any map but the run's own."""
+    own = map_file is None or map_file.resolve() == (run.workdir / mapping.MAP).resolve()
+    files = [run.workdir / mapping.CONFIDENCE, run.workdir / mapping.UNCERTAINTY]
+    return [read_shares(path)[..., 0] if own and path.is_file() else None for path in files]
+
+
+def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = None) -> pathlib.Path:
+    """Writes `report.html`, everything that the run left in one page; where it lies.
+
+    Args:
+      run: with its maps written.
+      metrics: of the map that is shown.
+      map_file: the run's own map by default; another one's confidence is not known.
+    """
+    prediction = read_map_of(run.scene, map_file or run.workdir / mapping.MAP)
+    confidence, disagreement = read_certainty(run, map_file)
+    samples, crops = _samples(run) if run.config.features.source == "ddpm" else ({}, {})
+    path = run.workdir / "report.html"
+    write_report(
+        path,
+        scene=run.scene,
+        prediction=prediction,
+        confidence=confidence,
+        disagreement=disagreement,
+        metrics=metrics,
+        pretrain_log=_read_log(run, "pretrain"),
+        train_log=_read_log(run, "train"),
+        samples=samples,
+        crops=crops,
+        config=run.config.to_dict(),
+    )
+    return path
+
+
+def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Images drawn from the DDPM, and real crops of the same size, both in the sensors' own units."""
+    config, count, side = run.config, run.config.report.samples, run.config.pretrain.crop
+    graph, parameters = mapping.denoiser(run)
+    drawn = jax.jit(
+        lambda parameters, key: sample(
+            nnx.merge(graph, parameters),
+            noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
+            target=config.diffusion.target,
+            shape=(count, side, side),
+            channels=run.channels,
+            key=key,
+            steps=config.report.sampling_steps,
+        )
+    )(parameters, jax.random.key(config.pretrain.seed))
+    centres = jnp.asarray(crop_centres(run.scene.valid, side=side, count=count))
+    real = gather(jax.tree.map(jnp.asarray, run.images), centres, side)
+    units = lambda images: {
+        name: invert_band_transform(run.transforms[name], np.asarray(images[name])) for name in run.channels
+    }
+    return units(drawn), units(real)
+
+
+def _read_log(run: Run, stretch: str) -> list[dict[str, Any]]:
+    path = run.workdir / stretch / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _training_seconds(run: Run, stretch: str) -> float | None:
+    log = _read_log(run, stretch)
+    return log[-1]["seconds"] if log else None
