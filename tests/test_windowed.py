@@ -222,6 +222,12 @@ def test_windows_that_features_do_not_fit_are_refused(config_file, model):
         windowed.WindowMapper(read_model(model, config))
 
 
+def test_windows_see_no_labels_that_a_map_could_be_held_to(config_file, model):
+    overrides = ["--config.predict.tile=32", "--config.predict.labelled_only=True"]
+    with pytest.raises(InputError, match=r"predict.labelled_only does not go with windows"):
+        windowed.WindowMapper(read_model(model, configuration.load(str(config_file), overrides)))
+
+
 def test_other_bands_are_refused_by_name(config_file, model, tmp_path, capsys):
     assert predict(config_file, model, tmp_path, "--config.predict.tile=32", "--config.scene.reference=hsy") == 2
     assert "scene.reference is 'hsy'" in capsys.readouterr().err
