@@ -6,6 +6,27 @@ from bdgf_jax import configuration
 from bdgf_jax.configuration import Config
 from bdgf_jax.scenes.layouts import LAYOUTS
 
+# Names and colours of the 17 local climate zones of Stewart and Oke (2012).
+LOCAL_CLIMATE_ZONES = (
+    ("compact high-rise", "#8c0000"),
+    ("compact mid-rise", "#d10000"),
+    ("compact low-rise", "#ff0000"),
+    ("open high-rise", "#bf4d00"),
+    ("open mid-rise", "#ff6600"),
+    ("open low-rise", "#ff9955"),
+    ("lightweight low-rise", "#faee05"),
+    ("large low-rise", "#bcbcbc"),
+    ("sparsely built", "#ffccaa"),
+    ("heavy industry", "#555555"),
+    ("dense trees", "#006a00"),
+    ("scattered trees", "#00aa00"),
+    ("bush or scrub", "#648525"),
+    ("low plants", "#b9db79"),
+    ("bare rock or paved", "#000000"),
+    ("bare soil or sand", "#fbf7ae"),
+    ("water", "#6a6aff"),
+)
+
 
 def benchmark_config(name: str, classes: Sequence[tuple[str, str]], size: str) -> Config:
     """The config of a scene that is prepared once and then loaded by its name, with patches of 11 × 11 [kin: MSFMamba].

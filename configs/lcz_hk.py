@@ -11,23 +11,10 @@ Not run here: the files are not redistributable.
 
 from ml_collections import ConfigDict
 
-from bdgf_jax.benchmarks import benchmark_config
+from bdgf_jax.benchmarks import LOCAL_CLIMATE_ZONES, benchmark_config
 
-CLASSES = (
-    ("compact high-rise", "#8c0000"),
-    ("compact mid-rise", "#d10000"),
-    ("compact low-rise", "#ff0000"),
-    ("open high-rise", "#bf4d00"),
-    ("open mid-rise", "#ff6600"),
-    ("open low-rise", "#ff9955"),
-    ("large low-rise", "#bcbcbc"),
-    ("heavy industry", "#555555"),
-    ("dense trees", "#006a00"),
-    ("scattered trees", "#00aa00"),
-    ("bush or scrub", "#648525"),
-    ("low plants", "#b9db79"),
-    ("water", "#6a6aff"),
-)
+ABSENT = ("lightweight low-rise", "sparsely built", "bare rock or paved", "bare soil or sand")
+CLASSES = tuple(zone for zone in LOCAL_CLIMATE_ZONES if zone[0] not in ABSENT)
 
 
 def get_config(size: str = ""):

@@ -12,32 +12,13 @@ Not run here: the files are too large. The road was tried on files of the same l
 
 from ml_collections import ConfigDict
 
-from bdgf_jax.benchmarks import benchmark_config
+from bdgf_jax.benchmarks import LOCAL_CLIMATE_ZONES, benchmark_config
 
-CLASSES = (
-    ("compact high-rise", "#8c0000"),
-    ("compact mid-rise", "#d10000"),
-    ("compact low-rise", "#ff0000"),
-    ("open high-rise", "#bf4d00"),
-    ("open mid-rise", "#ff6600"),
-    ("open low-rise", "#ff9955"),
-    ("lightweight low-rise", "#faee05"),
-    ("large low-rise", "#bcbcbc"),
-    ("sparsely built", "#ffccaa"),
-    ("heavy industry", "#555555"),
-    ("dense trees", "#006a00"),
-    ("scattered trees", "#00aa00"),
-    ("bush or scrub", "#648525"),
-    ("low plants", "#b9db79"),
-    ("bare rock or paved", "#000000"),
-    ("bare soil or sand", "#fbf7ae"),
-    ("water", "#6a6aff"),
-)
 SIDE = 32
 
 
 def get_config(size: str = ""):
-    config = benchmark_config("so2sat", CLASSES, size)
+    config = benchmark_config("so2sat", LOCAL_CLIMATE_ZONES, size)
     config.scene.source = "patches"
     config.scene.patches.dataset = "so2sat/all"
     config.scene.modalities = ConfigDict(

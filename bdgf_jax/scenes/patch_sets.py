@@ -1,6 +1,7 @@
 """Sets of labelled patches, such as So2Sat, prepared by TensorFlow Datasets, side by side as one scene."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from tensorflow_datasets.core import registered
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.contents import LabelValues, names_by_value
 from bdgf_jax.scenes.grids import Grid
-from bdgf_jax.scenes.prepared import check_installed, data_folder
-from bdgf_jax.scenes.readers import Raster, describe_source, existing_file, raster_of_array
+from bdgf_jax.scenes.prepared import check_installed, data_folder, record_files
+from bdgf_jax.scenes.readers import Raster, existing_file, raster_of_array
 from bdgf_jax.scenes.scene import Source
 
 
@@ -54,15 +55,12 @@ class PatchMosaic:
             if key not in known:
                 raise InputError(f"{self.folder} holds no feature '{key}'; it holds {', '.join(known)}.")
         classes = known[config.labels.file].num_classes
-        drawn = {}
-        for mask, count in (("train", config.split.per_class), ("test", config.patches.test_per_class)):
-            source: Any = builder.as_data_source
-            patches = source(split=config.patches[mask])
-            drawn[mask] = draw(
-                patches, key=config.labels.file, classes=classes, per_class=count, seed=config.split.seed
-            )
-        self.examples = [*drawn["train"], *drawn["test"]]
-        self.training = np.arange(len(self.examples)) < len(drawn["train"])
+        source: Any = builder.as_data_source
+        drawn = partial(draw, key=config.labels.file, classes=classes, seed=config.split.seed)
+        train = drawn(source(split=config.patches.train), per_class=config.split.per_class)
+        test = drawn(source(split=config.patches.test), per_class=config.patches.test_per_class)
+        self.examples = [*train, *test]
+        self.training = np.arange(len(self.examples)) < len(train)
         self.side = self.examples[0][next(iter(self.features.values()))].shape[0]
 
     def image(self, name: str, options: Mapping[str, Any], onto: Grid | None) -> Raster:
@@ -85,7 +83,7 @@ class PatchMosaic:
 
     def sources(self) -> tuple[Source, ...]:
         """The array_record files."""
-        return tuple(describe_source(path) for path in sorted(self.folder.glob("*.array_record*")))
+        return record_files(self.folder)
 
     def _in_the_middle(self, values: Any) -> Shaped[np.ndarray, "h w"]:
         cells = np.zeros((len(self.examples), self.side, self.side), np.int32)

@@ -151,7 +151,7 @@ class PreparedContents:
 
     def sources(self) -> tuple[Source, ...]:
         """The array_record files."""
-        return tuple(describe_source(path) for path in sorted(self.folder.glob("*.array_record*")))
+        return record_files(self.folder)
 
 
 def prepared_contents(config: Any) -> PreparedContents:
@@ -181,6 +181,11 @@ def prepared_contents(config: Any) -> PreparedContents:
                 raise InputError(f"{error}\n{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
     return PreparedContents(config, builder)
+
+
+def record_files(folder: Path) -> tuple[Source, ...]:
+    """The array_record files in the folder of a prepared data set."""
+    return tuple(describe_source(path) for path in sorted(folder.glob("*.array_record*")))
 
 
 def data_folder() -> Path:

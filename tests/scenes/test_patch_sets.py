@@ -74,7 +74,7 @@ def test_every_patch_is_a_cell_whose_class_stands_in_its_middle(files):
     assert (~scene.valid).sum() == 5 * SIDE**2
 
 
-def test_it_is_prepared_once_in_tfds_own_form_without_tensorflow(files, tmp_path):
+def test_it_is_prepared_once_in_tfds_own_form_without_tensorflow(files):
     first = load_scene(config_of(files))
     assert "tensorflow" not in sys.modules
     assert all("so2sat/all" in source.path and "array_record" in source.path for source in first.sources)
