@@ -54,6 +54,9 @@ class PatchMosaic:
         for key in (*self.features.values(), config.labels.file):
             if key not in known:
                 raise InputError(f"{self.folder} holds no feature '{key}'; it holds {', '.join(known)}.")
+        for split in (config.patches.train, config.patches.test):
+            if split not in builder.info.splits:
+                raise InputError(f"{self.folder} holds no split '{split}'; it holds {', '.join(builder.info.splits)}.")
         classes = known[config.labels.file].num_classes
         source: Any = builder.as_data_source
         drawn = partial(draw, key=config.labels.file, classes=classes, seed=config.split.seed)
@@ -100,19 +103,19 @@ def patch_mosaic(config: Any) -> PatchMosaic:
       config: the `scene` section. Its folder, where one is given, holds the files that would be downloaded otherwise.
 
     Raises:
-      InputError: there is no such data set, feature or file; array_record is not installed.
+      InputError: there is no such data set, feature, split or file; array_record is not installed.
     """
     check_installed("array_record", "scene.source = 'patches'")
     name, _, variant = config.patches.dataset.partition("/")
     try:
         own = tfds.builder_cls(name)
+        builder: Any = local(own, Path(config.folder).expanduser()) if config.folder else own
+        builder = builder(config=variant or None, data_dir=data_folder(), file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise InputError(
             f"scene.patches.dataset is '{config.patches.dataset}', which TensorFlow Datasets does not know; so2sat/all"
             " is one that it does."
         ) from error
-    builder: Any = local(own, Path(config.folder).expanduser()) if config.folder else own
-    builder = builder(config=variant or None, data_dir=data_folder(), file_format="array_record")
     if not builder.is_prepared():
         builder.download_and_prepare()
     return PatchMosaic(config, builder)

@@ -111,6 +111,11 @@ def test_no_test_patch_overlaps_a_training_patch_and_only_labelled_pixels_are_ma
             "--config.scene.modalities.s1.file=sen1",
             r"holds no feature 'sen1'; it holds sentinel1, sentinel2, label, sample_id",
         ),
+        (
+            "--config.scene.patches.dataset=so2sat/nosuch",
+            r"is 'so2sat/nosuch', which TensorFlow Datasets does not know",
+        ),
+        ("--config.scene.patches.test=nosuch", r"holds no split 'nosuch'; it holds train, validation"),
         ("--config.scene.patches.dataset=nosuchset", r"is 'nosuchset', which TensorFlow Datasets does not know"),
     ],
 )
