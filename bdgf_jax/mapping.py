@@ -233,7 +233,7 @@ def predict(
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
     classify = classifier_function(run, graph, tuple(run.config.predict.branches) or None)
     wanted = mapped_pixels(run) if where is None else where
-    stride = run.config.predict.stride
+    stride = map_stride(run.config)
     total = len(window_centres(run.scene.shape, stride=stride, side=run.config.classifier.centre, where=wanted))
     with progress("Predicting", total=total, unit="window") as bar:
         return predict_scene(
@@ -244,6 +244,11 @@ def predict(
             where=wanted,
             on_progress=bar.advance,
         )
+
+
+def map_stride(config: Config) -> int:
+    """Distance between the patches of a map, in pixels: that of `predict.stride`, or the side of what one predicts."""
+    return config.predict.stride or config.classifier.centre
 
 
 def mapped_pixels(run: Run) -> Bool[np.ndarray, "h w"]:

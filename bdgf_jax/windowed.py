@@ -166,7 +166,7 @@ class WindowMapper:
         }
         # What the classifier predicts at once may reach over this window's edge. The frame begins where one of its
         # strides does, so that these centres lie where they would lie in one piece.
-        stride, centre = self.model.config.predict.stride, self.model.config.classifier.centre
+        stride, centre = mapping.map_stride(self.model.config), self.model.config.classifier.centre
         first = [max(0, start - centre) // stride * stride for start in corner]
         last = [min(length, start + side + centre) for start, length in zip(corner, size)]
         wanted = np.zeros([stop - start for start, stop in zip(first, last)], bool)

@@ -166,7 +166,7 @@ def get_config(size: str = "") -> Any:
 
     config.predict = ml_collections.ConfigDict(
         {
-            "stride": 1,  # distance between the patches of a map, at most classifier.centre
+            "stride": 0,  # distance between the patches of a map; less than classifier.centre averages, 0 = equal to it
             "batch_size": 256,
             # side of the windows that the scene is read, mapped and written in, a multiple of features.tile, so that it
             # may be larger than memory; 0 = in one piece
