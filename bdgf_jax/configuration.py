@@ -22,6 +22,8 @@ CHECKOUT = pathlib.Path(__file__).parent.parent / "configs"
 SIZES = ("", "tiny")
 # Sections whose fields are the user's to name.
 FREE = ("scene.modalities.", "scene.labels.names.", "scene.labels.colours.")
+# Fields that shape how a training runs and not what comes out, so that a run may go on with other ones.
+HAVE_NO_SAY = (".steps_together", ".log_every", ".keep", ".rematerialise")
 
 
 def from_json(value: Any) -> Any:
@@ -123,10 +125,11 @@ def flatten(config: ml_collections.ConfigDict | dict, prefix: str = "") -> Itera
 
 
 def differences(before: dict, after: dict, sections: Iterable[str]) -> list[str]:
-    """`field: before -> after` for every field of these sections that differs."""
+    """`field: before -> after` for every field of these sections that differs and has a say in what is learnt."""
     wanted = tuple(f"{section}." for section in sections)
     old, new = dict(flatten(before)), dict(flatten(after))
-    fields = [field for field in {**old, **new} if field.startswith(wanted)]
+    has_a_say = lambda field: field.startswith(wanted) and not field.endswith(HAVE_NO_SAY)
+    fields = [field for field in {**old, **new} if has_a_say(field)]
     return [
         f"{field}: {old.get(field)!r} -> {new.get(field)!r}" for field in fields if old.get(field) != new.get(field)
     ]

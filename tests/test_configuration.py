@@ -66,9 +66,9 @@ def test_an_unknown_config_is_answered_with_the_known_ones():
 
 def test_differences_are_told_field_by_field():
     before, after = (
-        {"train": {"steps": 1, "seed": 0}, "predict": {"stride": 1}},
+        {"train": {"steps": 1, "seed": 0, "log_every": 20}, "predict": {"stride": 1}},
         {
-            "train": {"steps": 2, "seed": 0},
+            "train": {"steps": 2, "seed": 0, "log_every": 1, "steps_together": 10},
             "predict": {"stride": 3},
         },
     )

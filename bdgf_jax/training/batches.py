@@ -1,26 +1,27 @@
-"""Batches on the devices, step by step: of samples at hand, or of samples that are read ahead of the steps.
+"""Batches on the devices, several steps at a time: of samples at hand, or of samples that are read ahead of the steps.
 
 The order is `IndexStream`'s in both cases. Grain has a shuffle of its own that keeps no order in memory, but it walks
 through a block cipher of at least 16 bits until it hits a number below n, 65 536 / n times for each sample (measured:
 2.8 ms a sample of 16, 0.3 ms of 100), and its shards draw other batches together than one process alone would. So Grain
-is given whole batches to read, and does what it does well: threads that read ahead, and an iterator that knows where it
-is.
+is given the batches of several steps to read as one sample, and does what it does well: threads that read ahead, and an
+iterator that knows where it is.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.training.indices import IndexStream
-from bdgf_jax.training.mesh import put_batch
+from bdgf_jax.training.mesh import put_batches
 
-# Batches that are read at the same time, that wait in the host's memory, and that wait on the devices.
-READERS, READ_AHEAD, PUT_AHEAD = 4, 8, 2
+# Batches of several steps that are read at the same time, that wait in the host's memory, and that wait on the devices.
+READERS, READ_AHEAD, PUT_AHEAD = 4, 4, 2
 
 
 @runtime_checkable
@@ -44,7 +45,7 @@ class Batches(Protocol):
     """An iterator of a run's batches."""
 
     def __next__(self) -> PyTree:
-        """This step's batch, laid over the devices."""
+        """The next steps' batches one after the other, each laid over the devices."""
         ...
 
     def position(self) -> dict[str, Any] | None:
@@ -54,7 +55,14 @@ class Batches(Protocol):
 
 @contextmanager
 def opened(
-    samples: Samples, stream: IndexStream, mesh: Mesh, *, start: int, steps: int, position: dict[str, Any] | None
+    samples: Samples,
+    stream: IndexStream,
+    mesh: Mesh,
+    *,
+    start: int,
+    steps: int,
+    together: int = 1,
+    position: dict[str, Any] | None,
 ) -> Iterator[Batches]:
     """The batches of the steps start, start + 1, …, steps - 1.
 
@@ -62,17 +70,18 @@ def opened(
       samples: that the batches consist of.
       stream: which of them each batch consists of.
       mesh: what the batches are laid over.
-      start: steps done.
-      steps: of the whole training.
+      start: steps done, a multiple of `together`.
+      steps: of the whole training, likewise.
+      together: how many steps' batches are drawn at once.
       position: from the checkpoint that the run goes on from; None where it begins, or where nothing was kept.
 
     Raises:
       InputError: the checkpoint's batches were of other samples.
     """
     if isinstance(samples, np.ndarray):
-        yield _AtHand(samples, stream, mesh, start)
+        yield _AtHand(_Drawn(samples, stream, steps, together), mesh, start)
         return
-    batches = _ReadAhead(samples, stream, mesh, start=start, steps=steps, position=position)
+    batches = _ReadAhead(_Drawn(samples, stream, steps, together), mesh, start=start, position=position)
     try:
         yield batches
     finally:
@@ -80,55 +89,59 @@ def opened(
 
 
 class _AtHand:
-    def __init__(self, samples: np.ndarray, stream: IndexStream, mesh: Mesh, step: int):
-        self._samples, self._stream, self._mesh, self._step = samples, stream, mesh, step
+    def __init__(self, drawn: "_Drawn", mesh: Mesh, start: int):
+        self._drawn, self._mesh, self._next = drawn, mesh, start // drawn.together
 
     def __next__(self) -> PyTree:
-        self._step += 1
-        return put_batch(self._samples[self._stream[self._step - 1]], self._mesh)
+        self._next += 1
+        return put_batches(self._drawn[self._next - 1], self._mesh)
 
     def position(self) -> None:
         return None
 
 
 class _ReadAhead:
-    def __init__(self, samples, stream: IndexStream, mesh: Mesh, *, start: int, steps: int, position):
+    def __init__(self, drawn: "_Drawn", mesh: Mesh, *, start: int, position):
         # Imported here: it takes half a second, and the trainings of a single scene need none of it.
         import grain
 
-        self._samples = {"name": samples.name, "count": len(samples)}
+        self._samples = {"name": drawn.samples.name, "count": len(drawn.samples)}
+        self._together = drawn.together
         if position is not None and position["samples"] != self._samples:
             raise InputError(_changed(position["samples"], self._samples))
-        batches = grain.MapDataset.source(_Source(samples, stream, steps)).to_iter_dataset(
+        batches = grain.MapDataset.source(drawn).to_iter_dataset(
             grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=READ_AHEAD)
         )
         on_devices = grain.experimental.ThreadPrefetchIterDataset(
-            batches.map(lambda batch: put_batch(batch, mesh)), prefetch_buffer_size=PUT_AHEAD
+            batches.map(lambda batch: put_batches(batch, mesh)), prefetch_buffer_size=PUT_AHEAD
         )
         self._iterator = iter(on_devices)
-        self._iterator.set_state({"next_index": start} if position is None else position["iterator"])
+        goes_on = position is not None and position["together"] == self._together
+        self._iterator.set_state(position["iterator"] if goes_on else {"next_index": start // self._together})
 
     def __next__(self) -> PyTree:
         return next(self._iterator)
 
     def position(self) -> dict[str, Any]:
-        return {"samples": self._samples, "iterator": self._iterator.get_state()}
+        return {"samples": self._samples, "together": self._together, "iterator": self._iterator.get_state()}
 
     def close(self) -> None:
         self._iterator.close()
 
 
-class _Source:
-    """Whole batches as Grain's samples, so that the order, and who takes which part of it, is the stream's."""
+class _Drawn:
+    """Several steps' batches as one sample, so that the order, and who takes which part of it, is the stream's."""
 
-    def __init__(self, samples: Samples, stream: IndexStream, steps: int):
-        self._samples, self._stream, self._steps = samples, stream, steps
+    def __init__(self, samples: Samples, stream: IndexStream, steps: int, together: int):
+        self.samples, self.together = samples, together
+        self._stream, self._steps = stream, steps
 
     def __len__(self) -> int:
-        return self._steps
+        return self._steps // self.together
 
     def __getitem__(self, index: int) -> PyTree:
-        return self._samples[self._stream[index]]
+        steps = range(index * self.together, (index + 1) * self.together)
+        return jax.tree.map(lambda *batches: np.stack(batches), *[self.samples[self._stream[step]] for step in steps])
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -25,10 +25,10 @@ from bdgf_jax.training.optimiser import make_optimiser
 from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.preemption import heeding_preemption
 from bdgf_jax.training.state import TrainState, initial_state
-from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step
+from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_steps
 
-# Steps that are handed to the device before the oldest is waited for: it never idles, and memory stays bounded.
-IN_FLIGHT = 8
+# Calls that are handed to the device before the oldest is waited for: it never idles, and memory stays bounded.
+IN_FLIGHT = 2
 
 CONTINUES = "The same command continues from there."
 
@@ -70,8 +70,8 @@ def fit(
       data: arrays that the objective reads, such as the scene; copied to every device.
       samples: what batches consist of, such as rows and columns of pixels; every epoch draws each of them once. Those
         that are no array are read ahead of the steps.
-      config: the optimisation: steps, batch_size, learning_rate, warmup, weight_decay, clip, ema, seed, log_every,
-        evaluate_every (0: never), checkpoint_every, keep.
+      config: the optimisation: steps, steps_together, batch_size, learning_rate, warmup, weight_decay, clip, ema,
+        seed, log_every, evaluate_every (0: never), checkpoint_every, keep.
       workdir: the run's folder.
       title: what the progress bar calls it.
       mesh: devices; all of them along `data` by default.
@@ -90,7 +90,7 @@ def fit(
     stream = IndexStream(len(samples), batch_size=config.batch_size, seed=config.seed)
     placed = Placement(parameters, mesh, placement)
     optimiser = make_optimiser(config, placed.layout)
-    train_step = make_step(objective, optimiser, placed, config)
+    train_steps = make_steps(objective, optimiser, placed, config)
     moments = lambda: optimiser.init(jnp.zeros(placed.layout.size))
     begin = lambda parameters, carry: initial_state(parameters, carry, moments())
     speaks = jax.process_index() == 0
@@ -114,15 +114,18 @@ def fit(
         key = jax.random.wrap_key_data(key_data)
         in_flight = deque()
         position = checkpoints.position()
+        together = steps_together(config, start)
         with (
-            batches.opened(samples, stream, mesh, start=start, steps=config.steps, position=position) as drawn,
+            batches.opened(
+                samples, stream, mesh, start=start, steps=config.steps, together=together, position=position
+            ) as drawn,
             RunLog(workdir, step=start, written=speaks) as log,
             progress(title, config.steps, start=start, shown=speaks) as bar,
         ):
-            for step in range(start + 1, config.steps + 1):
-                batch = next(drawn)
+            for step in range(start + together, config.steps + 1, together):
+                several = next(drawn)
                 with jax.transfer_guard("disallow"):
-                    state, metrics = train_step(state, data, batch, key)
+                    state, metrics = train_steps(state, data, several, key)
                 preemption.hold()
 
                 figures: dict[str, float] = {}
@@ -134,17 +137,23 @@ def fit(
                 saves = asked_to_stop or step == config.steps or _due(step, config.checkpoint_every)
                 saves |= score is not None and checkpoints.is_best(score)
 
-                logs = bool(figures) or step in (1, config.steps) or _due(step, config.log_every)
-                in_flight.append((step, metrics, figures, logs))
+                in_flight.append((step, metrics, figures))
                 while in_flight and (saves or len(in_flight) > IN_FLIGHT):
-                    reached, metrics, figures, logs = in_flight.popleft()
-                    if jax.device_get(metrics["skipped_in_a_row"]) >= SKIPPED_IN_A_ROW:
+                    reached, metrics, figures = in_flight.popleft()
+                    done = range(reached - together + 1, reached + 1)
+                    hopeless = jax.device_get(metrics["skipped_in_a_row"]) >= SKIPPED_IN_A_ROW
+                    if hopeless.any():
                         _keep_last_good(checkpoints, placed.unpack(state))
-                        raise _diverged(title, reached, metrics, workdir)
-                    figures |= _figures(metrics) if logs else {}
-                    bar.advance(1, **{name: figures[name] for name in ("loss", best or "loss") if name in figures})
-                    if logs:
-                        log.write(reached, figures)
+                        first = int(hopeless.argmax())
+                        raise _diverged(title, done[first], _at(metrics, first), workdir)
+                    logged = {}
+                    for index, one in enumerate(done):
+                        evaluated = figures if one == reached else {}
+                        if evaluated or one in (1, config.steps) or _due(one, config.log_every):
+                            logged = evaluated | _figures(_at(metrics, index))
+                            log.write(one, logged)
+                    shown = {name: logged[name] for name in ("loss", best or "loss") if name in logged}
+                    bar.advance(together, **shown)
 
                 if saves:
                     checkpoints.save(step, placed.unpack(state), score, drawn.position())
@@ -159,6 +168,22 @@ def fit(
             print(CONTINUES, flush=True)
         raise SystemExit(0)
     return placed.unpack(state)
+
+
+def steps_together(config, start: int) -> int:
+    """How many steps one call takes: at most `config.steps_together`, and such that calls end where something is due.
+
+    Args:
+      config: of the optimisation, as for `fit`.
+      start: steps done.
+    """
+    ends = math.gcd(start, config.steps, config.checkpoint_every, config.evaluate_every)
+    return max(count for count in range(1, max(1, min(config.steps_together, ends)) + 1) if ends % count == 0)
+
+
+def _at(metrics: Mapping, index: int) -> Mapping:
+    """The metrics of one of several steps."""
+    return jax.tree.map(lambda values: values[index], jax.device_get(metrics))
 
 
 def _due(step: int, every: int) -> bool:
@@ -176,8 +201,7 @@ def _evaluated(evaluate: Callable, ema: PyTree) -> dict[str, float]:
 
 
 def _figures(metrics: Mapping) -> dict[str, float]:
-    """What is logged of a step, as plain numbers; waits until the step is done."""
-    metrics = jax.device_get({name: metrics[name] for name in ("loss", "terms", "learning_rate", "skipped")})
+    """What is logged of a step, as plain numbers."""
     figures = {"loss": metrics["loss"], **metrics["terms"], "learning_rate": metrics["learning_rate"]}
     return {name: float(value) for name, value in figures.items()} | {"skipped": int(metrics["skipped"])}
 

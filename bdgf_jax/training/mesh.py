@@ -66,9 +66,10 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def put_batch(batch: PyTree[Shaped[np.ndarray, "b ..."]], mesh: Mesh) -> PyTree[Shaped[jax.Array, "_ ..."]]:
-    """This process's part of a batch, as part of the one array (or tree of arrays) that all processes share."""
-    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(split_over_data(mesh), part), batch)
+def put_batches(batches: PyTree[Shaped[np.ndarray, "s b ..."]], mesh: Mesh) -> PyTree[Shaped[jax.Array, "s _ ..."]]:
+    """This process's parts of the batches of s steps, as parts of the one array (or tree) that all processes share."""
+    shared_out = NamedSharding(mesh, PartitionSpec(None, DATA))
+    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(shared_out, part), batches)
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -33,11 +33,12 @@ def assert_same(one, another):
     jax.tree.map(np.testing.assert_array_equal, one, another)
 
 
-def drawn(stream, start, steps, position=None, samples=None):
+def drawn(stream, start, steps, position=None, samples=None, together=1):
     mesh = make_mesh({"data": -1})
     samples = samples or Numbers(stream.samples)
-    with opened(samples, stream, mesh, start=start, steps=steps, position=position) as batches:
-        return [np.asarray(next(batches)["number"]) for _ in range(start, steps)], batches.position()
+    with opened(samples, stream, mesh, start=start, steps=steps, together=together, position=position) as batches:
+        several = [np.asarray(next(batches)["number"]) for _ in range(start, steps, together)]
+        return list(np.concatenate(several)), batches.position()
 
 
 def test_samples_that_are_read_train_as_samples_at_hand(finished, toy, tmp_path):
@@ -64,6 +65,14 @@ def test_the_iterator_goes_on_where_it_was():
     whole, _ = drawn(stream, 0, 7)
     first, position = drawn(stream, 0, 3)
     rest, _ = drawn(stream, 3, 7, json.loads(json.dumps(position)))
+    assert_same(first + rest, whole)
+
+
+def test_it_finds_its_place_when_batches_of_other_numbers_of_steps_are_drawn():
+    stream = IndexStream(40, batch_size=16, seed=1)
+    whole, _ = drawn(stream, 0, 8)
+    first, position = drawn(stream, 0, 4, together=2)
+    rest, _ = drawn(stream, 4, 8, position, together=4)
     assert_same(first + rest, whole)
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 from bdgf_jax.errors import InputError
 from bdgf_jax.training import batches
 from bdgf_jax.training.checkpoints import load_parameters
+from bdgf_jax.training.loop import steps_together
 from bdgf_jax.training.mesh import make_mesh
 
 
@@ -210,6 +211,15 @@ def test_the_parameters_that_were_given_stay_usable(toy, tmp_path):
 
 
 def test_what_only_the_host_holds_is_refused_by_the_guard_round_the_step(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "put_batch", lambda batch, mesh: np.asarray(batch, np.int32))
+    monkeypatch.setattr(batches, "put_batches", lambda batch, mesh: np.asarray(batch, np.int32))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         toy.train(tmp_path, steps=2)
+
+
+@pytest.mark.parametrize(
+    ("start", "changes", "together"),
+    [(0, {}, 10), (0, {"steps_together": 4}, 2), (15, {}, 5), (7, {}, 1), (0, {"evaluate_every": 4}, 2)],
+)
+def test_calls_end_where_something_is_due(toy, start, changes, together):
+    settings = toy.settings(**{"steps": 30, "steps_together": 12, "checkpoint_every": 10} | changes)
+    assert steps_together(settings, start) == together

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.training.mesh import check_batch_size, make_mesh, put_batch, put_replicated
+from bdgf_jax.training.mesh import check_batch_size, make_mesh, put_batches, put_replicated
 
 
 def test_minus_one_takes_the_devices_that_are_left():
@@ -23,12 +23,12 @@ def test_a_batch_that_devices_cannot_share_is_refused_with_the_nearest_sizes(bat
         check_batch_size(batch_size, make_mesh({"data": -1}))
 
 
-def test_a_batch_is_cut_along_data_and_the_rest_copied():
+def test_batches_are_cut_along_data_and_the_rest_copied():
     mesh = make_mesh({"data": 4, "model": 2})
-    centres = np.arange(32).reshape(16, 2)
-    batch = put_batch(centres, mesh)
-    np.testing.assert_array_equal(batch, centres)
-    assert {shard.data.shape for shard in batch.addressable_shards} == {(4, 2)}
+    centres = np.arange(96).reshape(3, 16, 2)
+    batches = put_batches(centres, mesh)
+    np.testing.assert_array_equal(batches, centres)
+    assert {shard.data.shape for shard in batches.addressable_shards} == {(3, 4, 2)}
     copied = put_replicated({"image": np.ones((6, 5))}, mesh)["image"]
     assert {shard.data.shape for shard in copied.addressable_shards} == {(6, 5)}
     assert len(copied.addressable_shards) == 8

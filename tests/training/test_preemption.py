@@ -57,10 +57,10 @@ def sigterm_when(started, sign):
 def test_a_compilation_is_not_waited_for(toy, tmp_path):
     started = toy.program(tmp_path, 30, 10, "compile") | {"stderr": subprocess.PIPE}
     started["env"]["JAX_LOG_COMPILES"] = "1"
-    said, heard, status = sigterm_when(started, "Compiling jit(step)")
+    said, heard, status = sigterm_when(started, "Compiling jit(steps)")
     assert status == 0
     assert said == (
         "Training was asked to stop (SIGTERM) before its first step; what was saved is whole.\n"
         "The same command continues from there.\n"
     )
-    assert "Finished XLA compilation of jit(step)" not in heard
+    assert "Finished XLA compilation of jit(steps)" not in heard

@@ -5,10 +5,10 @@ import numpy as np
 import optax
 import pytest
 
-from bdgf_jax.training.mesh import make_mesh, put_batch, put_replicated
+from bdgf_jax.training.mesh import make_mesh, put_batches, put_replicated
 from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.state import initial_state
-from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step
+from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_step, make_steps
 
 CONFIG = ml_collections.ConfigDict({"ema": 0.9, "learning_rate": 0.1, "warmup": 0, "steps": 100})
 RATE = 0.1
@@ -59,6 +59,18 @@ def test_the_parameters_and_their_average_follow_the_closed_form(step):
         np.testing.assert_allclose(state.parameters[X], x, rtol=1e-5)
         np.testing.assert_allclose(state.ema[X], average, rtol=1e-5)
     assert (int(state.step), int(state.carry), int(state.skipped)) == (30, 30, 0)
+
+
+def test_several_steps_in_one_call_are_the_steps_one_by_one(step):
+    together = make_steps(broken_when_the_first_centre_is_negative, optax.sgd(RATE), alone(PARAMETERS), CONFIG)
+    batches = [GOOD, BAD_LOSS, GOOD]
+    several, metrics = together(begin(), DATA, jnp.stack(batches), KEY)
+    state, one_by_one = begin(), []
+    for batch in batches:
+        state, figures = step(state, DATA, batch, KEY)
+        one_by_one.append(figures)
+    jax.tree.map(np.testing.assert_array_equal, several, state)
+    jax.tree.map(np.testing.assert_array_equal, metrics, jax.tree.map(lambda *values: jnp.stack(values), *one_by_one))
 
 
 @pytest.mark.parametrize("batch", [BAD_LOSS, BAD_GRADIENT], ids=["loss", "gradient"])
@@ -139,7 +151,7 @@ def test_the_work_is_shared_out_along_data(toy, kind):
     state = initial_state(parameters, jnp.zeros((), jnp.int32), optimiser.init(jnp.zeros(placement.layout.size)))
     state, key = put_replicated((state, KEY), mesh)
     data = put_replicated({"image": np.ones((8, 8, 3), np.float32)}, mesh)
-    centres = put_batch(np.zeros((64, 2), np.int32), mesh)
+    centres = put_batches(np.zeros((1, 64, 2), np.int32), mesh)[0]
     compiled = step.lower(placement.pack(state), data, centres, key).compile()
     program = compiled.as_text()
     assert "all-reduce" in program

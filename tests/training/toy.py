@@ -22,7 +22,8 @@ PIXELS = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), -1).re
 
 def settings(**changes):
     base = {"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup": 3, "weight_decay": 0.01, "clip": 1.0}
-    base |= {"ema": 0.99, "seed": 0, "log_every": 10, "evaluate_every": 0, "checkpoint_every": 10, "keep": 2}
+    base |= {"ema": 0.99, "seed": 0, "log_every": 10, "steps_together": 5, "evaluate_every": 0, "checkpoint_every": 10}
+    base |= {"keep": 2}
     return ml_collections.ConfigDict(base | changes)
 
 
