@@ -68,6 +68,7 @@ def get_config(size: str = "") -> Any:
             "multipliers": (1, 2, 2),  # of the width, one a level
             "blocks": 1,  # residual blocks a level, on the way down and on the way up
             "dtype": "float32",  # of convolutions, not of parameters, norms and losses: float32 | bfloat16
+            "rematerialise": False,  # less memory for more time: blocks are computed again for their gradients
         }
     )
 
@@ -143,6 +144,7 @@ def get_config(size: str = "") -> Any:
             # distance; ridge: how strongly it is held down, in the loss of a training pixel
             "direct": {"landmarks": 512, "gamma": 0.5, "ridge": 0.3},
             "dtype": "float32",  # of matrix products, not of parameters, norms, scans and losses: float32 | bfloat16
+            "rematerialise": False,  # less memory for more time: stages are computed again for their gradients
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features
             # factors of the losses that align the branches
             "mutual": {

@@ -53,6 +53,7 @@ class Branch(nnx.Module):
       guides: one a stage, or none at all.
       patch: given where tokens are to be told their place by a learned embedding: the side of the patch.
       dropout: probability that a channel of a patch is dropped after a stage, in training.
+      rematerialise: compute what lies inside a stage again for its gradient instead of keeping it.
       dtype: of the tokens between the stages; the branch's last normalisation gives float32.
     """
 
@@ -65,10 +66,12 @@ class Branch(nnx.Module):
         guides: Sequence[Guide],
         patch: int | None,
         dropout: float,
+        rematerialise: bool = False,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.dropout = dropout
+        self.rematerialise = rematerialise
         self.stem = Stem(modalities, features, dtype=dtype, rngs=rngs)
         place = None if patch is None else 0.02 * jax.random.normal(rngs.params(), (patch, patch, features))
         self.positions = None if place is None else nnx.Param(place)
@@ -83,12 +86,12 @@ class Branch(nnx.Module):
         grid = self.stem(images)
         if self.positions is not None:
             grid = grid + jnp.broadcast_to(self.positions[...].astype(grid.dtype), grid.shape)
-        for index, stage in enumerate(self.stages):
-            grid = stage(grid, self._guide(index, levels))
-            grid = drop_channels(grid, self.dropout, rngs)
+        run = nnx.remat(run_stage) if self.rematerialise else run_stage
+        for stage, guide in zip(self.stages, self.guides or [None] * len(self.stages)):
+            grid = drop_channels(run(stage, guide, grid, levels), self.dropout, rngs)
         return self.norm(grid)
 
-    def _guide(self, stage: int, levels: Sequence[Array]) -> Callable[[Array], Array]:
-        if not self.guides:
-            return lambda grid: grid
-        return lambda grid: self.guides[stage](grid, levels)
+
+def run_stage(stage: Stage, guide: Guide | None, grid: Float[Array, "b p p d"], levels: Sequence[Array]) -> Array:
+    """The grid after a stage, which calls its guide, where it has one, with the levels of the diffusion features."""
+    return stage(grid, (lambda grid: grid) if guide is None else lambda grid: guide(grid, levels))

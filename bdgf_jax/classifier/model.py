@@ -58,7 +58,8 @@ class GuidedClassifier(nnx.Module):
     Args:
       config: the `classifier` section, an `ml_collections.ConfigDict` with `branches`, `width`, `stages`, `patch`,
         `centre`, `dropout`, `guidance` (a mechanism for each branch), `merge_timesteps`, `groups`, `reduction`,
-        `heads`, `state`, `expansion`, `directions`, `convolution`, `head`, `direct`, `fusion` and `dtype`.
+        `heads`, `state`, `expansion`, `directions`, `convolution`, `head`, `direct`, `fusion`, `dtype` and
+        `rematerialise`.
       modalities: channels of each modality, as they enter the stems.
       guidance: timesteps and channels of each level of guidance; empty for a classifier without.
       classes: number k of classes.
@@ -208,6 +209,7 @@ def make_branch(
         ],
         patch=config.patch if name == "transformer" else None,
         dropout=config.dropout,
+        rematerialise=config.rematerialise,
         dtype=dtype,
         rngs=rngs,
     )

@@ -62,7 +62,8 @@ class Denoiser(nnx.Module):
     it is hidden (the noise of a hidden pixel cannot be known).
 
     Args:
-      config: the `diffusion` section: width, multipliers (one a level), blocks (a level), dtype.
+      config: the `diffusion` section: width, multipliers (one a level), blocks (a level), dtype, and rematerialise: compute
+        what lies inside a block again for its gradient instead of keeping it.
       modalities: channels of each modality, in the order of the scene.
 
     Raises:
@@ -77,6 +78,7 @@ class Denoiser(nnx.Module):
 
         self.modalities = tuple(modalities)
         self.width = config.width
+        self.rematerialise = config.rematerialise
         self.stride = 2 ** (len(widths) - 1)
         self.levels = tuple(reversed(widths))
         self.tokens = nnx.Dict({name: nnx.Param(jnp.zeros(channels)) for name, channels in modalities.items()})
@@ -124,18 +126,19 @@ class Denoiser(nnx.Module):
             self.stems[self.modalities[0]](seen(self.modalities[0])),
         )
 
+        run = nnx.remat(ResidualBlock.__call__) if self.rematerialise else ResidualBlock.__call__
         skips = []
         for level, blocks in enumerate(self.encoder):
             x = x if level == 0 else halve(x)
             for block in blocks:
-                x = block(x, embedding)
+                x = run(block, x, embedding)
             skips.append(x)
 
         activations = []
         for level in reversed(range(len(self.decoder))):
             x = skips[level] if level == len(self.decoder) - 1 else jnp.concatenate([skips[level], double(x)], axis=-1)
             for block in self.decoder[level]:
-                x = block(x, embedding)
+                x = run(block, x, embedding)
             activations.append(x)
 
         x = nnx.silu(self.norm(x))

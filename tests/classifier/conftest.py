@@ -42,6 +42,7 @@ def config():
             "direct": {"landmarks": 0, "gamma": 0.5, "ridge": 1.0},
             "fusion": "mean",
             "dtype": "float32",
+            "rematerialise": False,
             "mutual": {
                 "entropy": 0.1,
                 "similarity": 0.1,

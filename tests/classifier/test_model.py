@@ -155,3 +155,17 @@ def test_a_fused_head_cannot_do_without_a_branch(config, make, patches):
     config.fusion = "head"
     with pytest.raises(InputError, match="the fused head reads all of cnn, transformer"):
         make()(*patches, branches=("cnn",))
+
+
+def test_rematerialised_stages_give_the_same_gradients_and_keep_less(make, config, patches):
+    def kept_and_gradients(rematerialise):
+        config.branches, config.stages, config.rematerialise = ("transformer",), 1, rematerialise
+        graph, parameters = nnx.split(make())
+        loss = lambda parameters: (nnx.merge(graph, parameters)(*patches).fused ** 2).mean()
+        kept = jax.tree.leaves(jax.eval_shape(lambda parameters: jax.vjp(loss, parameters)[1], parameters))
+        gradients = jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": 0})(parameters)
+        return sum(array.size for array in kept), gradients
+
+    (plain, expected), (less, gradients) = map(kept_and_gradients, (False, True))
+    assert less < 0.7 * plain
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), gradients, expected)

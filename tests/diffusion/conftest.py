@@ -14,7 +14,8 @@ def channels():
 @pytest.fixture(scope="session")
 def settings():
     return ConfigDict(
-        {"width": 8, "multipliers": (1, 2), "blocks": 1, "dtype": "float32", "target": "noise", "hidden_weight": 0.1}
+        {"width": 8, "multipliers": (1, 2), "blocks": 1, "dtype": "float32", "rematerialise": False}
+        | {"target": "noise", "hidden_weight": 0.1}
     )
 
 

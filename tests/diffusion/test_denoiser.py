@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from bdgf_jax.diffusion.denoiser import build_denoiser, timestep_embedding
 from bdgf_jax.errors import InputError
@@ -73,3 +74,19 @@ def test_a_crop_that_the_levels_do_not_divide_is_refused(denoiser, channels):
     hidden = {name: jnp.zeros((1, 15, 16), bool) for name in channels}
     with pytest.raises(InputError, match=r"a crop of 15×16 does not fit a U-Net of 2 levels: .* multiples of 2"):
         denoise(denoiser, images, jnp.zeros(1, jnp.int32), hidden)
+
+
+def test_rematerialised_blocks_give_the_same_gradients_and_keep_less(settings, channels, images, nothing_hidden):
+    def kept_and_gradients(rematerialise):
+        changed = ConfigDict(settings.to_dict() | {"rematerialise": rematerialise})
+        graph, parameters = build_denoiser(changed, channels, seed=0)
+        loss = lambda parameters: sum(
+            (level**2).mean() for level in denoise((graph, parameters), images, jnp.arange(3), nothing_hidden)[1]
+        )
+        kept = jax.tree.leaves(jax.eval_shape(lambda parameters: jax.vjp(loss, parameters)[1], parameters))
+        gradients = jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": 0})(parameters)
+        return sum(array.size for array in kept), gradients
+
+    (plain, expected), (less, gradients) = map(kept_and_gradients, (False, True))
+    assert less < 0.7 * plain
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), gradients, expected)
