@@ -141,6 +141,7 @@ def walk(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> 
 def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
     """Does what was asked, and what has to come before it."""
     from bdgf_jax import mapping
+    from bdgf_jax.memory import noting_peak
     from bdgf_jax.run import open_run
     from bdgf_jax.training.distributed import first_before_others, first_only
 
@@ -169,15 +170,17 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
     elif trains and config.features.source == "ddpm":
         from bdgf_jax.fitting import pretrain
 
-        pretrain(run)
+        with noting_peak(run.workdir, "pretrain"):
+            pretrain(run)
     guidance = ()
     if options.command in ("run", "features", "train", "predict"):
-        with first_before_others("features"):
+        with first_before_others("features"), noting_peak(run.workdir, "features"):
             guidance = mapping.features(run)
         if options.command in ("run", "train"):
             from bdgf_jax.fitting import train
 
-            train(run, guidance)
+            with noting_peak(run.workdir, "train"):
+                train(run, guidance)
     with first_only("map and report") as does:
         if does:
             show(options, run, guidance)
@@ -186,6 +189,7 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
 def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ...]) -> None:
     """Predicts the map, scores and reports it, as far as was asked."""
     from bdgf_jax import mapping, scoring
+    from bdgf_jax.memory import noting_peak
 
     predict_seconds = None
     if options.command == "export":
@@ -195,8 +199,9 @@ def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ..
         print(f"Model: {options.out}")
     if options.command in ("run", "predict"):
         began = time.monotonic()
-        predictions = mapping.predict(run, guidance)
-        mapping.write_maps(run, predictions)
+        with noting_peak(run.workdir, "predict"):
+            predictions = mapping.predict(run, guidance)
+            mapping.write_maps(run, predictions)
         predict_seconds = time.monotonic() - began
         print(f"Map: {run.workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):

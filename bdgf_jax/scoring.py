@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from bdgf_jax import mapping
+from bdgf_jax import mapping, memory
 from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.evaluation.assessment import assess
@@ -56,7 +56,7 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     literature = run.config.evaluate.literature_protocol and map_file is None
     metrics["literature_protocol"] = selected_on_test(_read_log(run, "train")) if literature else None
     metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
-    metrics |= {"seed": run.config.train.seed, "seconds": seconds}
+    metrics |= {"seed": run.config.train.seed, "seconds": seconds, "peak_bytes": read_json(run.workdir / memory.FILE)}
     write_json(run.workdir / "metrics.json", metrics)
     return metrics
 

@@ -62,8 +62,8 @@ class Denoiser(nnx.Module):
     it is hidden (the noise of a hidden pixel cannot be known).
 
     Args:
-      config: the `diffusion` section: width, multipliers (one a level), blocks (a level), dtype, and rematerialise: compute
-        what lies inside a block again for its gradient instead of keeping it.
+      config: the `diffusion` section: width, multipliers (one a level), blocks (a level), dtype, and rematerialise:
+        compute what lies inside a block again for its gradient instead of keeping it.
       modalities: channels of each modality, in the order of the scene.
 
     Raises:

@@ -63,7 +63,13 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "duration": duration, "sentence": sentence}
+    environment.filters |= {
+        "percent": percent,
+        "count": count,
+        "duration": duration,
+        "size": size,
+        "sentence": sentence,
+    }
     maps = _maps(scene, prediction, confidence, disagreement)
     drawn = {name: _rendering(modality) for name, modality in scene.modalities.items()}
     modalities = {
@@ -96,7 +102,7 @@ def write_report(
             _chart(train_log, "validation", "Accuracy on validation pixels"),
         ],
         samples=_sample_rows(scene, crops, samples),
-        seconds=_stretches(metrics["seconds"]),
+        seconds=_stretches(metrics["seconds"], metrics["peak_bytes"]),
         config="\n".join(_config_lines(config)),
         remarks=[*notes, *(f"{finding.subject}: {finding.message}" for finding in scene.findings)],
     )
@@ -106,6 +112,11 @@ def write_report(
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction in per cent, without the sign; a dash where it is undefined."""
     return "–" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
+
+
+def size(number: int) -> str:
+    """Bytes, as in 512 MB or 1.5 GB."""
+    return f"{number / 1e6:.0f} MB" if number < 1e9 else f"{number / 1e9:.1f} GB"
 
 
 def count(number: int) -> str:
@@ -307,10 +318,13 @@ def _sample_rows(
     return rows
 
 
-def _stretches(seconds: Mapping[str, float | None]) -> list[dict[str, Any]]:
+def _stretches(seconds: Mapping[str, float | None], peaks: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     taken = {name: value for name, value in seconds.items() if value is not None}
     longest = max(taken.values(), default=0.0) or 1.0
-    return [{"name": name, "seconds": value, "share": value / longest} for name, value in taken.items()]
+    return [
+        {"name": name, "seconds": value, "share": value / longest, "peaks": peaks.get(name, {})}
+        for name, value in taken.items()
+    ]
 
 
 def _config_lines(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -196,6 +196,10 @@ def test_a_colour_cannot_smuggle_style_into_the_page(tmp_path, report):
         written(tmp_path, report | {"scene": dataclasses.replace(scene, classes=classes)})
 
 
+def test_memory_stands_beside_the_time(tmp_path, report):
+    assert "1.5 GB on the host, 512 MB on the device" in written(tmp_path, report)
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0.52, "0.5 s"), (12.4, "12 s"), (59.8, "60 s"), (75.0, "1 min 15 s"), (7300.0, "2 h 01 min")]
 )
