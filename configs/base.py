@@ -205,7 +205,7 @@ def _optimisation(*, steps: int, batch_size: int, learning_rate: float) -> Any:
     return ml_collections.ConfigDict(
         {
             "steps": steps,
-            # that the devices take in one call, without a word to the host; fewer where a checkpoint, say, is due between
+            # taken in one call, without a word to the host; fewer where a checkpoint, say, is due between
             "steps_together": 10,
             "batch_size": batch_size,
             "learning_rate": learning_rate,  # the highest; reached linearly, left along a cosine

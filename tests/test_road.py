@@ -90,9 +90,11 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "against_own_map",
         "seed",
         "seconds",
+        "peak_bytes",
     ]
     assert set(metrics["seconds"]) == {"pretrain", "features", "train", "predict"}
     assert all(seconds > 0 for seconds in metrics["seconds"].values())
+    assert {stretch for stretch, peaks in metrics["peak_bytes"].items() if peaks["host"] > 1e8} == set(metrics["seconds"])
     scene = json.loads((workdir / "scene.json").read_text())
     assert {"sources", "shape", "modalities", "classes", "split", "findings"} <= set(scene)
     assert {"config", "versions"} <= set(json.loads((workdir / "config.json").read_text()))

@@ -63,13 +63,8 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "count": count,
-        "duration": duration,
-        "size": size,
-        "sentence": sentence,
-    }
+    environment.filters |= {"percent": percent, "count": count, "duration": duration, "size": size}
+    environment.filters |= {"sentence": sentence}
     maps = _maps(scene, prediction, confidence, disagreement)
     drawn = {name: _rendering(modality) for name, modality in scene.modalities.items()}
     modalities = {
