@@ -5,7 +5,7 @@
 A variant is the default with a few fields changed (`VARIANTS`). `paper` switches on what the paper's abstract names and
 switches off what is ours. Every variant trains on the same pixels of a seed's split and is scored on the same others;
 McNemar's test compares its maps with the default's, on the test pixels of all seeds together. The DDPM is pre-trained
-once, with the default. What FILE.json holds is not run again, so that the command may be stopped and given anew, with
+once, with the default, and once more for each variant that changes how. What FILE.json holds is not run again, so that the command may be stopped and given anew, with
 more seeds or variants. `--quick` runs two variants of the tiny configuration.
 """
 
@@ -81,10 +81,15 @@ VARIANTS: dict[str, dict[str, dict]] = {
     "patches": {
         "no jitter": {"train__jitter": 0.0},
         "patch 11": {"classifier__patch": 11},
-        "stride 3": {"classifier__centre": 3, "predict__stride": 3},
-        "stride 5": {"classifier__centre": 5, "predict__stride": 5},
+        # Each of the s×s pixels sees as far as one alone in a patch of 5.
+        "stride 1": {"classifier__centre": 1, "classifier__patch": 5},
+        "stride 3": {"classifier__centre": 3, "classifier__patch": 7},
+        "stride 5": {"classifier__centre": 5, "classifier__patch": 9},
+        "stride 7": {"classifier__centre": 7, "classifier__patch": 11},
     },
+    "precision": {"bfloat16": {"diffusion__dtype": "bfloat16", "classifier__dtype": "bfloat16"}},
 }
+PRETRAINING = ("diffusion__", "masking__", "pretrain__")
 CHANGES = {name: changes for variants in VARIANTS.values() for name, changes in variants.items()}
 QUICK = ("default", "CNN")
 
@@ -134,13 +139,11 @@ def ablate(
     if record is None:
         record = {"scene": scene, "variants": {}}
         results["scenes"].append(record)
-    whole = open_run(config, workdir / "scene")
-    pretrain(whole)
     for name in dict.fromkeys(variants):
         kept = record["variants"].setdefault(name, {"seeds": [], **{figure: [] for figure in FIGURES}})
         missing = [seed for seed in seeds if seed not in kept["seeds"]]
         changed = configured(config, **CHANGES[name])
-        guidance = mapping.features(dataclasses.replace(whole, config=changed)) if missing else ()
+        guidance = guide(config, changed, name, workdir) if missing else ()
         for seed in missing:
             began = time.monotonic()
             split = configured(changed, scene__split__seed=seed, train__seed=seed)
@@ -162,6 +165,22 @@ def ablate(
             kept["mcnemar"] = compared_with_default(workdir, name, kept["seeds"])
     write_json(out, results)
     return record
+
+
+def guide(config: Config, changed: Config, name: str, workdir: pathlib.Path) -> tuple[np.ndarray, ...]:
+    """The guidance of a variant, from the DDPM of the default or, where the variant pre-trains otherwise, from its own.
+
+    Args:
+      config: of the default.
+      changed: of the variant.
+      name: of the variant.
+      workdir: that both are pre-trained in.
+    """
+    own = any(field.startswith(PRETRAINING) for field in CHANGES[name])
+    run = open_run(changed if own else config, workdir / (slug(name) if own else "") / "scene")
+    if changed.features.source == "ddpm":
+        pretrain(run)
+    return mapping.features(dataclasses.replace(run, config=changed))
 
 
 def compared_with_default(workdir: pathlib.Path, name: str, seeds: list[int]) -> dict:

@@ -28,7 +28,8 @@ def classification_objective(
         loss = Σ_b CE(logits_b, y) + CE(fused, y) + r (λ_e L_entropy + λ_s L_similarity),
 
     with r rising linearly from 0 to 1 over the first `mutual.ramp` of the steps, so that branches first learn something
-    to teach.
+    to teach. Of the s×s pixels that a patch predicts, the loss counts the one that was drawn, which lies anywhere among
+    them: each training pixel weighs the same whatever s is, also where its neighbours are labelled [ours].
 
     Args:
       graph: the classifier's graph from `nnx.split`; `parameters` is the state beside it.
@@ -48,9 +49,9 @@ def classification_objective(
 
     def objective(parameters, carry, data, centres, key, step):
         shift_key, symmetry_key, jitter_key, dropout_key = jax.random.split(key, 4)
-        centres = shift(centres, shift_key, side=classifier.centre, shape=data["labels"].shape)
-        patches = gather((data["images"], data["guidance"]), centres, classifier.patch)
-        labels = gather(data["labels"], centres, classifier.centre)
+        shifted = shift(centres, shift_key, side=classifier.centre, shape=data["labels"].shape)
+        patches = gather((data["images"], data["guidance"]), shifted, classifier.patch)
+        labels = alone(gather(data["labels"], centres, 1), centres - shifted, side=classifier.centre)
         if train.augment:
             patches, labels = transform((patches, labels), random_symmetries(symmetry_key, len(centres)))
         patches = jitter(patches, jitter_key, train.jitter)
@@ -111,3 +112,11 @@ def shift(centres: Int[Array, "b 2"], key: PRNGKeyArray, *, side: int, shape: tu
     offsets = jax.random.randint(key, centres.shape, -reach, reach + 1, centres.dtype)
     last = jnp.broadcast_to(jnp.asarray(shape, centres.dtype) - 1, centres.shape)
     return jnp.clip(centres + offsets, 0, last)
+
+
+def alone(labels: Int[Array, "b 1 1"], offsets: Int[Array, "b 2"], *, side: int) -> Int[Array, "b s s"]:
+    """Labels of the centre side×side, in which only the pixel that lies `offsets` off the middle has one."""
+    at = offsets + side // 2
+    places = jnp.arange(side, dtype=at.dtype)
+    there = (places[None, :, None] == at[:, :1, None]) & (places[None, None, :] == at[:, 1:, None])
+    return jnp.where(there, labels, -1)
