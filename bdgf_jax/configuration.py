@@ -19,7 +19,18 @@ Config = Any
 
 INSTALLED = pathlib.Path(__file__).parent / "configs"
 CHECKOUT = pathlib.Path(__file__).parent.parent / "configs"
-SIZES = ("", "tiny")
+SIZES = ("", "tiny", "paper")
+# What the size `paper` changes: everything that the abstract of arXiv 2509.23310 names is on, and what is ours is off.
+PAPER = {
+    "features.draws": 1,
+    "features.levels": (0, 1, 2),
+    "features.context.components": 0,
+    "classifier.patch": 11,
+    "classifier.centre": 1,
+    "classifier.directions": "four",
+    "classifier.direct.landmarks": 0,
+    "train.jitter": 0.0,
+}
 # Sections whose fields are the user's to name.
 FREE = ("scene.modalities.", "scene.labels.names.", "scene.labels.colours.")
 # Fields that shape how a training runs and not what comes out, so that a run may go on with other ones.
@@ -47,7 +58,8 @@ def load(name_or_file: str, overrides: Iterable[str] = ()) -> Config:
     """The config of that name (`demo`) or in that file (`my_scene.py`), overrides applied.
 
     Args:
-      name_or_file: `:tiny` behind it asks for the size that tests run.
+      name_or_file: `:tiny` behind it asks for the size that tests run, `:paper` for the method as its paper has it,
+        without what is ours.
       overrides: `--config.train.steps=200` and the like.
 
     Raises:
@@ -59,8 +71,13 @@ def load(name_or_file: str, overrides: Iterable[str] = ()) -> Config:
         known = ", ".join(config_names())
         raise InputError(f"--config {name}: no such config. It is the path of a .py file or one of: {known}.")
     if size not in SIZES:
-        raise InputError(f"--config {name_or_file}: no such size. {name}:tiny is the one that tests run.")
-    config = _run_file(path, size)
+        raise InputError(
+            f"--config {name_or_file}: no such size. {name}:tiny is the one that tests run,"
+            f" {name}:paper the method as its paper has it."
+        )
+    config = _run_file(path, "" if size == "paper" else size)
+    if size == "paper":
+        config.update_from_flattened_dict(PAPER)
     if path.stem != "base":
         _check_fields(path, dict(flatten(_run_file(config_folder() / "base.py", ""))), dict(flatten(config)))
     return _override(config, list(overrides))

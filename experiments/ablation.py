@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs
 
 from bdgf_jax import configuration, mapping
 from bdgf_jax.caching import use_compilation_cache
-from bdgf_jax.configuration import Config
+from bdgf_jax.configuration import PAPER, Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.evaluation.significance import mcnemar
@@ -31,17 +31,9 @@ from bdgf_jax.run import open_run, read_json, write_json
 from experiments.real_scenes import FIGURES, configured
 
 PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
-OURS_OFF = {
-    "classifier__direct__landmarks": 0,
-    "features__context__components": 0,
-    "features__draws": 1,
-    "train__jitter": 0.0,
-    "classifier__patch": 11,
-}
-
 # Name of the part -> name of the variant -> fields that differ from the default's.
 VARIANTS: dict[str, dict[str, dict]] = {
-    "presets": {"default": {}, "paper": OURS_OFF | {"features__levels": (0, 1, 2), "classifier__directions": "four"}},
+    "presets": {"default": {}, "paper": {field.replace(".", "__"): value for field, value in PAPER.items()}},
     "guides": {
         "no features": {"features__source": "none"},
         "no context": {"features__context__components": 0},

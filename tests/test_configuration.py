@@ -64,6 +64,14 @@ def test_an_unknown_config_is_answered_with_the_known_ones():
         configuration.load("dmo")
 
 
+def test_the_paper_s_preset_differs_from_the_default_in_what_is_ours():
+    default, paper = (configuration.load(name).to_dict() for name in ("sentinel_lulc", "sentinel_lulc:paper"))
+    changed = configuration.differences(default, paper, default)
+    assert {difference.partition(":")[0] for difference in changed} <= set(configuration.PAPER)
+    assert len(changed) >= 7
+    assert paper["classifier"]["direct"]["landmarks"] == 0
+
+
 def test_differences_are_told_field_by_field():
     before, after = (
         {"train": {"steps": 1, "seed": 0, "log_every": 20}, "predict": {"stride": 1}},
