@@ -5,12 +5,15 @@
 A variant is the default with a few fields changed (`VARIANTS`). `paper` switches on what the paper's abstract names and
 switches off what is ours. Every variant trains on the same pixels of a seed's split and is scored on the same others;
 McNemar's test compares its maps with the default's, on the test pixels of all seeds together. The DDPM is pre-trained
-once, with the default, and once more for each variant that changes how. What FILE.json holds is not run again, so that the command may be stopped and given anew, with
-more seeds or variants. `--quick` runs two variants of the tiny configuration.
+once, with the default, and once more for each variant that changes how. The default's branches are also scored alone
+and in pairs as they come out of the training together, as `predict.branches` would show them. What FILE.json holds is
+not run again, so that the command may be stopped and given anew, with more seeds or variants. `--quick` runs two
+variants of the tiny configuration.
 """
 
 import argparse
 import dataclasses
+import itertools
 import pathlib
 import sys
 import time
@@ -27,7 +30,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.fitting import pretrain, train
-from bdgf_jax.run import open_run, read_json, write_json
+from bdgf_jax.run import Run, open_run, read_json, write_json
 from experiments.real_scenes import FIGURES, configured
 
 PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
@@ -129,7 +132,7 @@ def ablate(
     results = read_json(out) or {"scenes": []}
     record = next((record for record in results["scenes"] if record["scene"] == scene), None)
     if record is None:
-        record = {"scene": scene, "variants": {}}
+        record = {"scene": scene, "variants": {}, "subsets": {}}
         results["scenes"].append(record)
     for name in dict.fromkeys(variants):
         kept = record["variants"].setdefault(name, {"seeds": [], **{figure: [] for figure in FIGURES}})
@@ -142,12 +145,16 @@ def ablate(
             run = open_run(split, workdir / slug(name) / f"seed_{seed}")
             train(run, guidance)
             test = run.scene.masks["test"]
-            predicted = mapping.predict(run, guidance, where=test)["fused"][test].argmax(-1).astype(np.int32)
+            predictions = {name: values[test] for name, values in mapping.predict(run, guidance, where=test).items()}
+            predicted = predictions["fused"].argmax(-1).astype(np.int32)
             np.savez(pixels_file(workdir, name, seed), reference=run.scene.labels[test], predicted=predicted)
             figures = scores(confusion_matrix(run.scene.labels[test], predicted, len(run.scene.classes)))
             kept["seeds"].append(seed)
             for figure in FIGURES:
                 kept[figure].append(round(float(figures[figure]), 6))
+            if name == "default":
+                for branches, oa in subset_accuracies(run, predictions).items():
+                    record["subsets"].setdefault(branches, []).append(oa)
             print(
                 f"{scene} {name} seed {seed}: AA {figures['aa']:.1%}   ({time.monotonic() - began:.0f} s)", flush=True
             )
@@ -173,6 +180,22 @@ def guide(config: Config, changed: Config, name: str, workdir: pathlib.Path) -> 
     if changed.features.source == "ddpm":
         pretrain(run)
     return mapping.features(dataclasses.replace(run, config=changed))
+
+
+def subset_accuracies(run: Run, predictions: dict[str, np.ndarray]) -> dict[str, float]:
+    """OA by some of the branches that were trained together, and by the direct head, where there is one, beside them.
+
+    Args:
+      run: of the predictions.
+      predictions: class probabilities of its test pixels by branch.
+    """
+    reference, found = run.scene.labels[run.scene.masks["test"]], {}
+    names = tuple(run.config.classifier.branches)
+    for branches in [some for count in range(1, len(names) + 1) for some in itertools.combinations(names, count)]:
+        mean = np.mean([predictions[name] for name in branches], axis=0)
+        fused = mean + predictions["direct"] if "direct" in predictions else mean
+        found[", ".join(branches)] = round(float((fused.argmax(-1) == reference).mean()), 6)
+    return found
 
 
 def compared_with_default(workdir: pathlib.Path, name: str, seeds: list[int]) -> dict:

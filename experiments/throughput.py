@@ -2,24 +2,30 @@
 
     python experiments/throughput.py --config demo --out experiments/results/throughput.json
 
-Speed does not depend on what was learnt, so networks are taken as they are initialised. Every program is compiled anew,
-then timed several times; rows carry the median and the quartiles' distance. FLOPs are those that the compiler counts in
-the compiled program; it counts the body of a loop once, so that draws of noise are multiplied here, and the selective
-scan's chunks are not: FLOPs of the Mamba branch are a lower bound. The peak that fractions refer to
-is that of a float32 matrix product on the same devices, timed at the beginning and at the end. New rows are appended to
-the file, so that what a change was worth can be read off it; `--plot` draws the latest commit's.
+and with `--accuracy experiments/results/ablation.json` on a scene that ablation.py was run on, so that each rate stands
+beside the accuracy that it costs.
+
+Speed does not depend on what was learnt, so networks are taken as they are initialised. Every program is compiled
+anew, then timed several times; rows carry the median and the quartiles' distance. FLOPs are those that the compiler
+counts in the compiled program; it counts the body of a loop once, so that draws of noise are multiplied here, and the
+selective scan's chunks are not: FLOPs of the Mamba branch are a lower bound. The peak that fractions refer to is that
+of a float32 matrix product on the same devices, timed at the beginning and at the end. A training's rate is that of its
+compiled steps on resident inputs; `loop_overhead` is how much longer a step takes in the whole loop, with its batches,
+logs and progress. New rows are appended to the file, so that what a change was worth can be read off it; `--plot` draws
+the latest commit's.
 """
 
 import argparse
 import dataclasses
 import itertools
+import json
 import pathlib
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,15 +41,16 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.prediction import predict_scene
 from bdgf_jax.fitting import Task, pretraining_task, training_task
 from bdgf_jax.run import Run, open_run, read_json, write_json
+from bdgf_jax.training.loop import IN_FLIGHT, fit
 from bdgf_jax.training.mesh import make_mesh
 from bdgf_jax.training.optimiser import make_optimiser
 from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.state import initial_state
-from bdgf_jax.training.step import make_step
+from bdgf_jax.training.step import make_steps
 from experiments.real_scenes import configured
 
 ROOT = pathlib.Path(__file__).parent.parent
-STRIDES = (1, 3, 5)
+STRIDES = (1, 3, 5, 7)
 BLOCK = 96  # side of the block of pixels that is predicted
 
 
@@ -51,6 +58,9 @@ def main() -> int:
     """Times every stretch, appends the rows and prints them; 2 where the user can put something right."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="NAME_OR_FILE")
+    parser.add_argument(
+        "--accuracy", type=pathlib.Path, metavar="FILE.json", help="what ablation.py found on this scene, for the OA"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="timings of each program (7)")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.json")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE.png", help="draw the rows of this commit")
@@ -64,6 +74,13 @@ def main() -> int:
     except InputError as error:
         print(f"throughput: {error}", file=sys.stderr)
         return 2
+    if options.accuracy:
+        name = pathlib.Path(config.scene.folder).name or config.scene.name
+        records = [record for record in read_json(options.accuracy)["scenes"] if record["scene"] == name]
+        if not records:
+            print(f"throughput: {options.accuracy} holds nothing of the scene {name}", file=sys.stderr)
+            return 2
+        rows = [with_accuracy(row, records[0], config.classifier.centre) for row in rows]
     rows = [*(read_json(options.out) or {"rows": []})["rows"], *rows]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {"rows": rows})
@@ -78,14 +95,15 @@ def measure(run: Run, name: str, repeats: int) -> list[dict[str, Any]]:
     """One row for each stretch and variant, all timed in this process."""
     before = matmul_peak(repeats)
     guidance = mapping.features(run)
-    pretraining = {"stretch": "pretrain"} | training_step(pretraining_task(run), run.config.pretrain, repeats)
-    rows = [pretraining, extraction(run, repeats)]
-    for stride in [stride for stride in STRIDES if stride <= run.config.classifier.patch]:
+    pretraining = {"stretch": "pretrain"} | training_steps(pretraining_task(run), run.config.pretrain, repeats)
+    rows = [pretraining, extraction(run, repeats), context(run, repeats)]
+    for stride in STRIDES:
+        patch = run.config.classifier.patch - run.config.classifier.centre + stride  # the margin stays as it is
         dense = dataclasses.replace(
-            run, config=configured(run.config, classifier__centre=stride, predict__stride=stride)
+            run, config=configured(run.config, classifier__centre=stride, classifier__patch=patch)
         )
         rows += [training(dense, guidance, repeats), *predictions(dense, guidance, repeats)]
-    rows += [whole_map(row, rows[1]) for row in rows if row["stretch"] == "predict"]
+    rows += [whole_map(row, rows[1:3]) for row in rows if row["stretch"] == "predict"]
     peak = max(before, matmul_peak(repeats))
     device = f"{jax.devices()[0].device_kind or platform.processor()} x{jax.device_count()}"
     shared = {"commit": commit(), "config": name, "device": device, "jax": jax.__version__, "matmul_peak": peak}
@@ -100,33 +118,59 @@ def matmul_peak(repeats: int, side: int = 2048) -> float:
 
 
 def training(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> dict[str, Any]:
-    """A step of the classifier's training at the config's stride."""
-    row = training_step(training_task(run, guidance), run.config.train, repeats)
-    variant = {"stride": run.config.predict.stride, "branches": list(run.config.classifier.branches)}
+    """Steps of the classifier's training at the config's stride."""
+    row = training_steps(training_task(run, guidance), run.config.train, repeats)
+    variant = {"stride": run.config.classifier.centre, "branches": list(run.config.classifier.branches)}
     return {"stretch": "train", **variant} | row
 
 
-def training_step(task: Task, config: Any, repeats: int) -> dict[str, Any]:
-    """Compiles and times one step on resident inputs."""
-    batch = jax.tree.map(jnp.asarray, task.samples[np.arange(config.batch_size) % len(task.samples)])
-    step, counted = compiled_step(task, config, batch)
-    return spread(timings(lambda: step(batch), repeats), config.batch_size, "samples", counted)
+def training_steps(task: Task, config: Any, repeats: int) -> dict[str, Any]:
+    """Compiles and times as many steps as one call takes on resident inputs, and then as many in the training loop."""
+    count = config.steps_together
+    drawn = np.resize(np.arange(len(task.samples)), count * config.batch_size)
+    batches = jax.tree.map(lambda array: jnp.asarray(array.reshape(count, -1, *array.shape[1:])), task.samples[drawn])
+    steps, counted = compiled_steps(task, config, batches)
+    counted["flops"] *= count  # the loop over the steps is counted once
+    row = spread(timings(lambda: steps(batches), repeats), count * config.batch_size, "samples", counted)
+    return row | {"loop_overhead": looped(task, config) * count / row["seconds"] - 1.0}
 
 
-def compiled_step(task: Task, config: Any, batch: Any) -> tuple[Callable, dict[str, float]]:
-    """A step of a training as a function of batches that are like this one, and what `compiled` counts of it."""
+def compiled_steps(task: Task, config: Any, batches: Any) -> tuple[Callable, dict[str, float]]:
+    """Steps of a training as a function of batches that are like these, and what `compiled` counts of them."""
     placed = Placement(task.parameters, make_mesh({"data": -1}), "replicated")
     optimiser = make_optimiser(config, placed.layout)
     state = placed.pack(initial_state(task.parameters, task.carry, optimiser.init(jnp.zeros(placed.layout.size))))
     data, key = jax.tree.map(jnp.asarray, task.data), jax.random.key(config.seed)
-    program, counted = compiled(make_step(task.objective, optimiser, placed, config), state, data, batch, key)
+    program, counted = compiled(make_steps(task.objective, optimiser, placed, config), state, data, batches, key)
 
-    def step(batch):
+    def steps(batches):
         nonlocal state
-        state, metrics = program(state, data, batch, key)
+        state, metrics = program(state, data, batches, key)
         return metrics
 
-    return step, counted
+    return steps, counted
+
+
+def looped(task: Task, config: Any, calls: int = 10) -> float:
+    """Seconds of a step in the training loop, between the first calls, which compile, and the last, which save."""
+    together = config.steps_together
+    changed = config.copy_and_resolve_references()
+    changed.update(steps=calls * together, log_every=together, evaluate_every=0, checkpoint_every=0)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            task.objective,
+            jax.tree.map(jnp.copy, task.parameters),
+            carry=task.carry,
+            data=task.data,
+            samples=task.samples,
+            config=changed,
+            workdir=pathlib.Path(folder),
+            title="Loop",
+        )
+        log = [json.loads(line) for line in (pathlib.Path(folder) / "log.jsonl").read_text().splitlines()]
+    at = {line["step"]: line["seconds"] for line in log}
+    first, last = 2 * together, (calls - IN_FLIGHT - 1) * together
+    return (at[last] - at[first]) / (last - first)
 
 
 def extraction(run: Run, repeats: int) -> dict[str, Any]:
@@ -148,7 +192,7 @@ def predictions(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> Ite
     where = np.zeros(run.scene.shape, bool)
     where[:BLOCK, :BLOCK] = True
     batch = jnp.zeros((run.config.predict.batch_size, 2), jnp.int32)
-    names, stride = tuple(run.config.classifier.branches), run.config.predict.stride
+    names, stride = tuple(run.config.classifier.branches), run.config.classifier.centre
     for count in range(len(names), 0, -1):
         for branches in itertools.combinations(names, count):
             classify = mapping.classifier_function(run, graph, branches)
@@ -166,15 +210,41 @@ def predictions(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> Ite
             yield {"stretch": "predict", "stride": stride, "branches": list(branches)} | row
 
 
-def whole_map(prediction: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
-    """Features and prediction together, from their times a pixel."""
-    seconds = sum(1.0 / row["pixels_per_second"] for row in (features, prediction))
-    flops = features["flops_per_pixel"] + prediction["flops_per_pixel"]
+def context(run: Run, repeats: int) -> dict[str, Any]:
+    """The classical context of the whole scene, which SciPy and scikit-image compute."""
+    seconds = timings(lambda: mapping.context_features(run), repeats)
+    nothing = {"flops": 0.0, "peak_bytes": 0, "compile_seconds": 0.0}
+    return {"stretch": "context"} | spread(seconds, run.scene.valid.size, "pixels", nothing)
+
+
+def whole_map(prediction: dict[str, Any], guidance: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Guidance and prediction together, from their times a pixel."""
+    stretches = (*guidance, prediction)
+    seconds = sum(1.0 / row["pixels_per_second"] for row in stretches)
+    flops = sum(row["flops_per_pixel"] for row in stretches)
     row = {key: prediction[key] for key in ("stride", "branches")}
     return {"stretch": "map", **row, "pixels_per_second": 1.0 / seconds, "flops_per_pixel": flops} | {
         "flops_per_second": flops / seconds,
-        "peak_bytes": max(features["peak_bytes"], prediction["peak_bytes"]),
+        "peak_bytes": max(row["peak_bytes"] for row in stretches),
     }
+
+
+def with_accuracy(row: dict[str, Any], record: dict[str, Any], centre: int) -> dict[str, Any]:
+    """The row with the mean OA that the ablation found for its stride and branches, where it did.
+
+    Args:
+      row: of a prediction or a map; others stay as they are.
+      record: of the scene, as `ablation.py` writes it.
+      centre: side of what a patch predicts by default.
+    """
+    if "stride" not in row or row["stretch"] == "train":
+        return row
+    if row["stride"] == centre:
+        found = record["subsets"].get(", ".join(row["branches"]))
+    else:
+        every = len(row["branches"]) == max(len(names.split(", ")) for names in record["subsets"])
+        found = record["variants"].get(f"stride {row['stride']}", {}).get("oa") if every else None
+    return row | {"oa": float(np.mean(found))} if found else row
 
 
 def compiled(function: Any, *arguments) -> tuple[Callable, dict[str, float]]:
@@ -222,8 +292,8 @@ def commit() -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| stretch | stride | branches | a second | MFLOP each | of the matmul peak | MiB | compiled in s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| stretch | stride | branches | a second | MFLOP each | of the matmul peak | MiB | compiled, s | loop | OA |",
+        "|" + " --- |" * 10,
     ]
     for row in rows:
         unit = "samples" if "samples_per_second" in row else "pixels"
@@ -236,6 +306,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['fraction_of_matmul_peak']:.0%}",
             f"{row['peak_bytes'] / 2**20:.0f}",
             f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else "",
+            f"{row['loop_overhead']:+.1%}" if "loop_overhead" in row else "",
+            f"{row['oa']:.1%}" if "oa" in row else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
