@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.training.indices import IndexStream
+from bdgf_jax.training.indices import IndexStream, IndexStreams
 from bdgf_jax.training.mesh import put_batch
 
 # Batches that are read at the same time, that wait in the host's memory, and that wait on the devices.
@@ -54,13 +54,19 @@ class Batches(Protocol):
 
 @contextmanager
 def opened(
-    samples: Samples, stream: IndexStream, mesh: Mesh, *, start: int, steps: int, position: dict[str, Any] | None
+    samples: Samples,
+    stream: IndexStream | IndexStreams,
+    mesh: Mesh,
+    *,
+    start: int,
+    steps: int,
+    position: dict[str, Any] | None,
 ) -> Iterator[Batches]:
     """The batches of the steps start, start + 1, …, steps - 1.
 
     Args:
       samples: that the batches consist of.
-      stream: which of them each batch consists of.
+      stream: which of them each batch consists of; those of several members are of samples at hand.
       mesh: what the batches are laid over.
       start: steps done.
       steps: of the whole training.
@@ -80,7 +86,7 @@ def opened(
 
 
 class _AtHand:
-    def __init__(self, samples: np.ndarray, stream: IndexStream, mesh: Mesh, step: int):
+    def __init__(self, samples: np.ndarray, stream: IndexStream | IndexStreams, mesh: Mesh, step: int):
         self._samples, self._stream, self._mesh, self._step = samples, stream, mesh, step
 
     def __next__(self) -> PyTree:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, PyTree
 
+from bdgf_jax.training.members import Members
 from bdgf_jax.training.optimiser import learning_rate_schedule
 from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.state import TrainState
@@ -15,7 +16,9 @@ from bdgf_jax.training.state import TrainState
 SKIPPED_IN_A_ROW = 10
 
 
-def make_step(objective: Callable, optimiser: optax.GradientTransformation, placement: Placement, config) -> Callable:
+def make_step(
+    objective: Callable, optimiser: optax.GradientTransformation, placement: Placement | Members, config
+) -> Callable:
     """(state, data, batch, key) -> (state, metrics), compiled; the given state's memory becomes the new state's.
 
     With g the gradient at the step's key fold_in(key, step), and u the optimiser's update,
@@ -30,7 +33,8 @@ def make_step(objective: Callable, optimiser: optax.GradientTransformation, plac
     takes a CPU over a minute to compile. The key, made of the run's seed, is an argument and not a constant, so that
     one compiled step serves every seed.
 
-    Metrics: `loss`, `terms`, `learning_rate`, `skipped`, `skipped_in_a_row`, and `finite_gradients` by parameter.
+    Metrics: `loss`, `terms`, `learning_rate`, `skipped`, `skipped_in_a_row`, and `finite_gradients` by parameter; each
+    with a leading axis where the placement is of several members, whose batches and keys have one too.
 
     Args:
       objective: (parameters, carry, data, batch, key, step) -> (loss, (terms, carry)), pure.
@@ -76,7 +80,7 @@ def make_step(objective: Callable, optimiser: optax.GradientTransformation, plac
         }
         return new, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(placement.stepping(step), donate_argnums=0)
 
 
 def _where(taken: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
