@@ -12,7 +12,7 @@ from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.run import open_run
 from bdgf_jax.training.mesh import make_mesh
 
-SEEDS = (5, 6, 7)
+SEEDS = (5, 6)
 OVERRIDES = [
     f"--config.{override}"
     for override in (
@@ -25,7 +25,7 @@ OVERRIDES = [
         "classifier.stages=1",
         "classifier.direct.landmarks=64",
         "train.steps=6",
-        "train.evaluate_every=3",
+        "train.evaluate_every=0",
         "train.seed=5",
     )
 ]
@@ -41,8 +41,8 @@ def trained(workdir, *overrides):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Run, guidance and parameters of three seeds on eight devices."""
-    return trained(tmp_path_factory.mktemp("together"), f"--config.train.num_seeds={len(SEEDS)}")
+    """Run, guidance and parameters of two seeds on eight devices."""
+    return trained(tmp_path_factory.mktemp("together"), "--config.train.num_seeds=2", "--config.train.evaluate_every=6")
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +84,20 @@ def test_the_map_is_by_the_mean_of_the_members_probabilities_and_each_is_scored_
         assert found["mean"] == pytest.approx(np.mean(found["values"]))
         assert found["deviation"] == pytest.approx(np.std(found["values"], ddof=1))
     report = scoring.report(run, metrics).read_text()
-    assert "Each of 3 seeds by itself" in report
+    assert "Each of 2 seeds by itself" in report
 
 
-def test_validation_is_of_the_members_together_and_the_best_step_is_theirs(together):
+def test_validation_is_of_the_members_together(together):
     run, guidance, _ = together
     log = [json.loads(line) for line in (run.workdir / "train" / "log.jsonl").read_text().splitlines()]
     seen = run.scene.masks["validation"]
     predicted = mapping.predict(run, guidance, where=seen)["fused"][seen].argmax(-1).astype(np.int32)
-    best = max(line["validation/aa"] for line in log if "validation/aa" in line)
-    assert scores(confusion_matrix(run.scene.labels[seen], predicted, 4))["aa"] == pytest.approx(best)
+    assert scores(confusion_matrix(run.scene.labels[seen], predicted, 4))["aa"] == pytest.approx(
+        log[-1]["validation/aa"]
+    )
 
 
 def test_a_training_of_no_seed_is_refused(tmp_path):
     run = open_run(configuration.load("demo:tiny", [*OVERRIDES, "--config.train.num_seeds=0"]), tmp_path)
-    with pytest.raises(InputError, match="train.num_seeds must be 1 or more, got 0"):
+    with pytest.raises(InputError, match=r"train\.num_seeds must be 1 or more, got 0"):
         mapping.build(run, ())

@@ -78,6 +78,10 @@ def opened(
     if isinstance(samples, np.ndarray):
         yield _AtHand(samples, stream, mesh, start)
         return
+    if isinstance(stream, IndexStreams):
+        raise TypeError(
+            "Batches of several members are drawn from an array of samples, not from samples that are read."
+        )
     batches = _ReadAhead(samples, stream, mesh, start=start, steps=steps, position=position)
     try:
         yield batches
