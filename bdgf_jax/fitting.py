@@ -154,6 +154,8 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
 def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
     """The training of the classifier, from its beginning; its direct head is fitted already.
 
+    Where several are trained together, their parameters have a leading axis, and all else is shared.
+
     Args:
       run: its `train` pixels are learnt from.
       guidance: diffusion features of the scene, by level.
@@ -169,7 +171,11 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
         )
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
     graph, parameters = mapping.build(run, guidance)
-    parameters = start_direct_head(run, graph, parameters, guidance, labels)
+    members = [
+        start_direct_head(run, graph, member, guidance, labels, seed)
+        for member, seed in zip(mapping.separate(parameters, config), mapping.seeds(config), strict=True)
+    ]
+    parameters = mapping.stacked(members) if len(members) > 1 else members[0]
     if config.train.class_balance == "balanced":
         candidates = balanced_candidates(candidates, labels)
     weights = class_weights(labels, len(scene.classes))
@@ -196,13 +202,19 @@ def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> Tra
         title=title,
         mesh=make_mesh(run.config.mesh.to_dict()),
         placement=run.config.placement,
+        seeds=mapping.seeds(run.config) if stretch == "train" and run.config.train.num_seeds > 1 else (),
         files={name: run.workdir / name for name in needed if (run.workdir / name).is_file()},
         **watching,
     )
 
 
 def start_direct_head(
-    run: Run, graph: nnx.GraphDef, parameters: nnx.State, guidance: Sequence[np.ndarray], labels: Int[np.ndarray, "h w"]
+    run: Run,
+    graph: nnx.GraphDef,
+    parameters: nnx.State,
+    guidance: Sequence[np.ndarray],
+    labels: Int[np.ndarray, "h w"],
+    seed: int,
 ) -> nnx.State:
     """The classifier's parameters with its direct head, where it has one, fitted to the training pixels.
 
@@ -212,6 +224,7 @@ def start_direct_head(
       parameters: of the classifier.
       guidance: diffusion features of the scene, by level.
       labels: -1 wherever there is no training pixel.
+      seed: of the classifier.
     """
     model = nnx.merge(graph, parameters)
     if model.direct_head is None:
@@ -224,7 +237,7 @@ def start_direct_head(
         labels[trained],
         counts[labels[trained]],
         ridge=run.config.classifier.direct.ridge,
-        seed=run.config.train.seed,
+        seed=seed,
     )
     return nnx.state(model)
 

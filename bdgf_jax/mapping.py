@@ -41,6 +41,7 @@ from bdgf_jax.scenes.scene import UNLABELLED, LandCover
 from bdgf_jax.training.checkpoints import kept_file, load_parameters
 
 MAP, CONFIDENCE, UNCERTAINTY, PROBABILITIES = "map.tif", "confidence.tif", "uncertainty.tif", "probabilities.tif"
+MEMBERS = "members.json"  # how each of several classifiers that were trained together does by itself
 RECORDS = ("config.json", "scene.json")
 FEATURE_STATISTICS = "features/statistics.npz"
 FEATURE_SOURCES = ("ddpm", "untrained", "none")  # or files of feature maps
@@ -173,18 +174,44 @@ def feature_program(config: Config, graph: nnx.GraphDef) -> Callable:
     )
 
 
+def seeds(config: Config) -> tuple[int, ...]:
+    """Those of the classifiers that are trained together.
+
+    Raises:
+      InputError: there is not one.
+    """
+    if config.train.num_seeds < 1:
+        raise InputError(f"train.num_seeds must be 1 or more, got {config.train.num_seeds}.")
+    return tuple(range(config.train.seed, config.train.seed + config.train.num_seeds))
+
+
 def build(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
-    """The classifier as it starts, split into graph and parameters."""
-    # RBG keys: threefry's code, unrolled for every weight, takes four times as long to compile.
-    key = jax.random.key(run.config.train.seed, impl="rbg")
-    create = lambda: GuidedClassifier(
+    """The classifier as it starts, split into graph and parameters; of several seeds these have a leading axis."""
+    create = lambda key: GuidedClassifier(
         run.config.classifier,
         modalities=run.channels,
         guidance=[level.shape[-2:] for level in guidance],
         classes=len(run.classes),
         rngs=nnx.Rngs(key),
     )
-    return nnx.split(nnx.jit(create)())
+    created = nnx.jit(create)
+    # RBG keys: threefry's code, unrolled for every weight, takes four times as long to compile. Under vmap they would
+    # give other numbers than one by one.
+    members = [nnx.split(created(jax.random.key(seed, impl="rbg"))) for seed in seeds(run.config)]
+    graph, states = members[0][0], [state for _, state in members]
+    return graph, stacked(states) if len(states) > 1 else states[0]
+
+
+def stacked(members: Sequence[nnx.State]) -> nnx.State:
+    """The parameters of several classifiers as one state, along a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+
+def separate(parameters: nnx.State, config: Config) -> list[nnx.State]:
+    """The parameters of each classifier of a training: the inverse of `stacked`, where there are several."""
+    count = len(seeds(config))
+    of = lambda member: jax.tree.map(lambda leaf: leaf[member], parameters)
+    return [parameters] if count == 1 else [of(member) for member in range(count)]
 
 
 def trained_classifier(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
@@ -197,23 +224,42 @@ def trained_classifier(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[
     return graph, _load(run, "train", fresh, run.used)
 
 
-def classifier_function(run: Trained, graph: nnx.GraphDef, branches: Sequence[str] | None = None) -> Callable:
+def classifier_function(
+    run: Trained, graph: nnx.GraphDef, branches: Sequence[str] | None = None, *, alone: bool = False
+) -> Callable:
     """(parameters, data, centres) -> class probabilities by branch, of the direct head and of all together, jitted.
 
     Args:
       run: that the classifier was trained in.
       graph: of the classifier.
       branches: those to compute, all by default; all together then means these.
+      alone: by one classifier, and not by the mean of all that were trained together.
     """
     side = run.config.classifier.patch
+    probabilities = patch_probabilities(run, graph, branches, alone=alone)
 
     @jax.jit
     def classify(parameters, data, centres):
         patches = gather(data, centres, side)
-        predictions = nnx.merge(graph, parameters)(patches["images"], patches["guidance"], branches=branches)
-        return {name: jax.nn.softmax(values.astype(jnp.float32)) for name, values in predictions.all_logits().items()}
+        return probabilities(parameters, patches["images"], patches["guidance"])
 
     return classify
+
+
+def patch_probabilities(
+    run: Trained, graph: nnx.GraphDef, branches: Sequence[str] | None = None, *, alone: bool = False
+) -> Callable:
+    """(parameters, images, guidance) -> class probabilities of patches; all else as of `classifier_function`."""
+
+    def of_one(parameters, images, guidance):
+        predictions = nnx.merge(graph, parameters)(images, guidance, branches=branches)
+        return {name: jax.nn.softmax(values.astype(jnp.float32)) for name, values in predictions.all_logits().items()}
+
+    def of_all(parameters, images, guidance):
+        found = jax.vmap(of_one, in_axes=(0, None, None))(parameters, images, guidance)
+        return {name: values.mean(0) for name, values in found.items()}
+
+    return of_one if alone or len(seeds(run.config)) == 1 else of_all
 
 
 def predict(

@@ -13,10 +13,8 @@ from typing import Literal
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from flax import nnx
 
 from bdgf_jax import configuration, mapping
 from bdgf_jax.configuration import Config
@@ -104,10 +102,8 @@ def export_classifier(run: Run) -> dict[str, bytes]:
     patches = lambda array: jax.ShapeDtypeStruct((count, side, side, *array.shape[2:]), array.dtype)
     shapes = jax.tree.map(patches, (run.images, list(guidance)))
 
-    @jax.jit
-    def classify(images, guidance):
-        fused = nnx.merge(graph, parameters)(images, guidance).fused
-        return jax.nn.softmax(fused.astype(jnp.float32))
+    probabilities = mapping.patch_probabilities(run, graph)
+    classify = jax.jit(lambda images, guidance: probabilities(parameters, images, guidance)["fused"])
 
     checked = [jax.export.DisabledSafetyCheck.custom_call(kernel) for kernel in KERNELS]
     artefact = lambda platform: jax.export.export(classify, platforms=[platform], disabled_checks=checked)(*shapes)

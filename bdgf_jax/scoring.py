@@ -1,6 +1,7 @@
 """The last stretches of the road: a map is scored, and all that the run left is shown in one page."""
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -16,7 +17,9 @@ from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.evaluation.literature_protocol import selected_on_test
 from bdgf_jax.evaluation.maps import read_map_of, read_shares
+from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.evaluation.pictures import crop_centres
+from bdgf_jax.evaluation.prediction import predict_scene
 from bdgf_jax.evaluation.report import write_report
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.run import Run, read_json, write_json
@@ -56,9 +59,52 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     literature = run.config.evaluate.literature_protocol and map_file is None
     metrics["literature_protocol"] = selected_on_test(_read_log(run, "train")) if literature else None
     metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
+    metrics["members"] = None if map_file else (read_json(run.workdir / mapping.MEMBERS) or None)
     metrics |= {"seed": run.config.train.seed, "seconds": seconds, "peak_bytes": read_json(run.workdir / memory.FILE)}
     write_json(run.workdir / "metrics.json", metrics)
     return metrics
+
+
+def score_members(run: Run, guidance: tuple[np.ndarray, ...]) -> None:
+    """Notes in `members.json` how each of the classifiers that were trained together does on the test pixels by itself.
+
+    Nothing is noted of a single classifier, nor without test pixels.
+
+    Args:
+      run: its classifiers are trained.
+      guidance: diffusion features of the scene, by level.
+    """
+    (run.workdir / mapping.MEMBERS).unlink(missing_ok=True)  # of an earlier prediction
+    seeds, test = mapping.seeds(run.config), run.scene.masks["test"]
+    if len(seeds) == 1 or not test.any():
+        return
+    graph, parameters = mapping.trained_classifier(run, guidance)
+    data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
+    classify = mapping.classifier_function(run, graph, tuple(run.config.predict.branches) or None, alone=True)
+    found = []
+    for member in mapping.separate(parameters, run.config):
+        probabilities = predict_scene(
+            lambda centres, member=member: classify(member, data, centres),
+            run.scene.shape,
+            stride=run.config.predict.stride,
+            batch_size=run.config.predict.batch_size,
+            where=test,
+        )
+        predicted = probabilities["fused"][test].argmax(-1).astype(np.int32)
+        found.append(scores(confusion_matrix(run.scene.labels[test], predicted, len(run.scene.classes))))
+    record = {figure: _spread([one[figure] for one in found]) for figure in ("oa", "aa", "kappa")}
+    write_json(run.workdir / mapping.MEMBERS, {"seeds": list(seeds), **record})
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    """Each value, their mean and the standard deviation of the sample; None where a value is undefined."""
+    defined = [None if math.isnan(value) else value for value in values]
+    known = None not in defined
+    return {
+        "mean": float(np.mean(values)) if known else None,
+        "deviation": float(np.std(values, ddof=1)) if known else None,
+        "values": defined,
+    }
 
 
 def _against_own_map(run: Run, other: Int[np.ndarray, "h w"]) -> dict[str, Any] | None:

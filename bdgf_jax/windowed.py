@@ -248,6 +248,7 @@ def map_scene(
         for row, column, found in mapper.predict(scene, maps.done):
             maps.write(row, column, found and window_layers(mapper, found))
             (on_window or bar.advance)(1)
+    (folder / mapping.MEMBERS).unlink(missing_ok=True)  # of an earlier prediction in one piece
     if mapping.UNCERTAINTY not in files:  # there may be one of an earlier prediction, by more branches
         (folder / mapping.UNCERTAINTY).unlink(missing_ok=True)
     write_legend(folder / mapping.MAP, classes)

@@ -160,6 +160,9 @@ def get_config(size: str = "") -> Any:
 
     # Optimisation of the classifier.
     config.train = _optimisation(steps=200, batch_size=48, learning_rate=1e-3)
+    # classifiers that are trained together as one program, of the seeds seed, seed + 1, …; the map is by the mean of
+    # their probabilities, the best step is that of the mean, and how each of them does by itself is reported too
+    config.train.num_seeds = 1
     config.train.weight_decay = 0.1
     config.train.class_balance = "balanced"  # none | weighted (the loss) | balanced (the batches)
     config.train.label_smoothing = 0.05

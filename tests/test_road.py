@@ -88,6 +88,7 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "disagreement",
         "literature_protocol",
         "against_own_map",
+        "members",
         "seed",
         "seconds",
         "peak_bytes",

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.training.indices import IndexStream
+from bdgf_jax.training.indices import IndexStream, IndexStreams
 from bdgf_jax.training.mesh import put_batches
 
 # Batches of several steps that are read at the same time, that wait in the host's memory, and that wait on the devices.
@@ -56,7 +56,7 @@ class Batches(Protocol):
 @contextmanager
 def opened(
     samples: Samples,
-    stream: IndexStream,
+    stream: IndexStream | IndexStreams,
     mesh: Mesh,
     *,
     start: int,
@@ -68,7 +68,7 @@ def opened(
 
     Args:
       samples: that the batches consist of.
-      stream: which of them each batch consists of.
+      stream: which of them each batch consists of; those of several members are of samples at hand.
       mesh: what the batches are laid over.
       start: steps done, a multiple of `together`.
       steps: of the whole training, likewise.
@@ -81,6 +81,10 @@ def opened(
     if isinstance(samples, np.ndarray):
         yield _AtHand(_Drawn(samples, stream, steps, together), mesh, start)
         return
+    if isinstance(stream, IndexStreams):
+        raise TypeError(
+            "Batches of several members are drawn from an array of samples, not from samples that are read."
+        )
     batches = _ReadAhead(_Drawn(samples, stream, steps, together), mesh, start=start, position=position)
     try:
         yield batches
@@ -132,7 +136,7 @@ class _ReadAhead:
 class _Drawn:
     """Several steps' batches as one sample, so that the order, and who takes which part of it, is the stream's."""
 
-    def __init__(self, samples: Samples, stream: IndexStream, steps: int, together: int):
+    def __init__(self, samples: Samples, stream: IndexStream | IndexStreams, steps: int, together: int):
         self.samples, self.together = samples, together
         self._stream, self._steps = stream, steps
 

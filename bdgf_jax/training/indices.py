@@ -1,5 +1,6 @@
 """Which samples each step sees: a stream without state, so that the step's number is all there is to remember."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import jax
@@ -33,16 +34,32 @@ class IndexStream:
         if batch_size < 1 or batch_size % self.count:
             raise InputError(f"batch_size must be a multiple of the {self.count} process(es), got {batch_size}.")
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        # Two epochs, since a batch may reach from one into the next.
+        self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def __getitem__(self, step: int) -> Int[np.ndarray, " b"]:
         """This process's part of the batch of step 0, 1, …"""
         share = self.batch_size // self.count
         epochs, places = np.divmod(step * self.batch_size + self.index * share + np.arange(share), self.samples)
-        parts = [_order(self.samples, self.seed, int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        parts = [self._order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
         return np.concatenate(parts)
 
+    def _shuffled(self, epoch: int) -> Int[np.ndarray, " n"]:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.samples)
 
-# Two, since a batch may reach from one epoch into the next.
-@lru_cache(maxsize=2)
-def _order(samples: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
-    return np.random.default_rng((seed, epoch)).permutation(samples)
+
+class IndexStreams:
+    """The streams of several members; of each step, the batches of those that this process's devices take.
+
+    Args:
+      streams: of all members, in the order of the devices.
+    """
+
+    def __init__(self, streams: Sequence[IndexStream]):
+        share = len(streams) // jax.process_count()
+        first = jax.process_index() * share
+        self._own = streams[first : first + share]
+
+    def __getitem__(self, step: int) -> Int[np.ndarray, "m b"]:
+        """The batches of step 0, 1, …"""
+        return np.stack([stream[step] for stream in self._own])

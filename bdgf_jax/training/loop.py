@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import SupportsFloat
@@ -20,6 +20,7 @@ from bdgf_jax.training import batches
 from bdgf_jax.training.checkpoints import Checkpoints
 from bdgf_jax.training.indices import IndexStream
 from bdgf_jax.training.log import RunLog
+from bdgf_jax.training.members import Members
 from bdgf_jax.training.mesh import DATA, check_batch_size, make_mesh, put_replicated, replicated
 from bdgf_jax.training.optimiser import make_optimiser
 from bdgf_jax.training.placement import Placement
@@ -53,6 +54,7 @@ def fit(
     evaluate: Callable[[PyTree], Mapping[str, SupportsFloat]] | None = None,
     best: str | None = None,
     files: Mapping[str, Path] | None = None,
+    seeds: Sequence[int] = (),
 ) -> TrainState:
     """Trains until `config.steps` steps are done, and returns the state then.
 
@@ -79,6 +81,9 @@ def fit(
       evaluate: from the averaged parameters to figures by name, which are logged.
       best: the figure whose best (highest) checkpoint is kept and found again by `load_parameters(…, "best")`.
       files: copied into each checkpoint, by their path in it.
+      seeds: of the members, where several are trained together, each as `config.seed` would have it by itself.
+        Parameters, carry and the state that is returned have the members as leading axis, samples are an array, every
+        device takes some members whole, whatever the placement, and logged figures are means over them.
 
     Raises:
       InputError: the devices cannot share a batch, there are no samples, the checkpoint does not fit the parameters, or
@@ -86,13 +91,18 @@ def fit(
       SystemExit: with status 0, after SIGTERM.
     """
     mesh = mesh or make_mesh({DATA: -1})
-    check_batch_size(config.batch_size, mesh)
-    stream = IndexStream(len(samples), batch_size=config.batch_size, seed=config.seed)
-    placed = Placement(parameters, mesh, placement)
+    if seeds:
+        placed = Members(parameters, mesh, seeds)
+        stream, keys = placed.streams(len(samples), config.batch_size), placed.keys()
+    else:
+        check_batch_size(config.batch_size, mesh)
+        placed = Placement(parameters, mesh, placement)
+        stream = IndexStream(len(samples), batch_size=config.batch_size, seed=config.seed)
+        keys = jax.random.key(config.seed)
     optimiser = make_optimiser(config, placed.layout)
     train_steps = make_steps(objective, optimiser, placed, config)
     moments = lambda: optimiser.init(jnp.zeros(placed.layout.size))
-    begin = lambda parameters, carry: initial_state(parameters, carry, moments())
+    begin = placed.beginning(lambda parameters, carry: initial_state(parameters, carry, moments()))
     speaks = jax.process_index() == 0
     asked_to_stop = False
     nothing_lost = f"{title} was asked to stop (SIGTERM) before its first step; what was saved is whole.\n{CONTINUES}"
@@ -110,7 +120,7 @@ def fit(
         state = placed.pack(state)
 
         # Only a key's data, not the key itself, can be put on the devices of several processes.
-        data, key_data = put_replicated((data, jax.random.key_data(jax.random.key(config.seed))), mesh)
+        data, key_data = put_replicated((data, jax.random.key_data(keys)), mesh)
         key = jax.random.wrap_key_data(key_data)
         in_flight = deque()
         position = checkpoints.position()
@@ -142,6 +152,7 @@ def fit(
                     reached, metrics, figures = in_flight.popleft()
                     done = range(reached - together + 1, reached + 1)
                     hopeless = jax.device_get(metrics["skipped_in_a_row"]) >= SKIPPED_IN_A_ROW
+                    hopeless = hopeless.reshape(together, -1).any(axis=1)  # for any member
                     if hopeless.any():
                         _keep_last_good(checkpoints, placed.unpack(state))
                         first = int(hopeless.argmax())
@@ -201,19 +212,20 @@ def _evaluated(evaluate: Callable, ema: PyTree) -> dict[str, float]:
 
 
 def _figures(metrics: Mapping) -> dict[str, float]:
-    """What is logged of a step, as plain numbers."""
+    """What is logged of a step, as plain numbers, means over its members."""
     figures = {"loss": metrics["loss"], **metrics["terms"], "learning_rate": metrics["learning_rate"]}
-    return {name: float(value) for name, value in figures.items()} | {"skipped": int(metrics["skipped"])}
+    return {name: float(np.mean(value)) for name, value in figures.items()} | {
+        "skipped": int(np.sum(metrics["skipped"]))
+    }
 
 
 def _keep_last_good(checkpoints: Checkpoints, state: TrainState) -> None:
-    """Saves the state as it was after its last step that was not skipped, unless a later one is saved."""
-    skipped = state.skipped_in_a_row
+    """Saves the state as it was after its last step that a member did not skip, unless a later one is saved."""
+    skipped = state.skipped_in_a_row.min()
     step = int(state.step - skipped)
     if checkpoints.last_step is None or checkpoints.last_step < step:
-        good = replace(
-            state, step=state.step - skipped, skipped=state.skipped - skipped, skipped_in_a_row=skipped - skipped
-        )
+        none = state.skipped_in_a_row - state.skipped_in_a_row
+        good = replace(state, step=state.step - skipped, skipped=state.skipped - skipped, skipped_in_a_row=none)
         checkpoints.save(step, good)
 
 
@@ -222,7 +234,9 @@ def _diverged(title: str, step: int, metrics: Mapping, workdir: Path) -> InputEr
     broken = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
     if not broken:
         gradients = jax.tree.leaves_with_path(jax.device_get(metrics["finite_gradients"]))
-        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, finite in gradients if not finite]
+        names = [
+            jax.tree_util.keystr(path, simple=True, separator="/") for path, finite in gradients if not finite.all()
+        ]
         broken = [f"the gradient of {name} is not finite" for name in names[:3]]
         broken += [f"and {len(names) - 3} more"] if len(names) > 3 else []
     return InputError(

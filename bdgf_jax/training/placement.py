@@ -41,6 +41,14 @@ class Placement:
         self._vectors = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if shared else self._everywhere
         self._pack, self._unpack = jax.jit(self._packed), jax.jit(self._unpacked)
 
+    def beginning(self, begin: Callable) -> Callable:
+        """(parameters, carry) -> the state before the first step."""
+        return begin
+
+    def stepping(self, step: Callable) -> Callable:
+        """In a compiled program: the step as it runs on the devices, which all work on the one training."""
+        return step
+
     def known(self) -> AbstractContextManager:
         """In a compiled program: lets what is called inside ask for the mesh, `jax.sharding.get_abstract_mesh()`."""
         return jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh)

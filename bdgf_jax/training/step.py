@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, PyTree
 
+from bdgf_jax.training.members import Members
 from bdgf_jax.training.optimiser import learning_rate_schedule
 from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.state import TrainState
@@ -15,14 +16,18 @@ from bdgf_jax.training.state import TrainState
 SKIPPED_IN_A_ROW = 10
 
 
-def make_step(objective: Callable, optimiser: optax.GradientTransformation, placement: Placement, config) -> Callable:
+def make_step(
+    objective: Callable, optimiser: optax.GradientTransformation, placement: Placement | Members, config
+) -> Callable:
     """(state, data, batch, key) -> (state, metrics), compiled, see `step_function`; the given state's memory becomes
     the new state's.
     """
     return jax.jit(step_function(objective, optimiser, placement, config), donate_argnums=0)
 
 
-def make_steps(objective: Callable, optimiser: optax.GradientTransformation, placement: Placement, config) -> Callable:
+def make_steps(
+    objective: Callable, optimiser: optax.GradientTransformation, placement: Placement | Members, config
+) -> Callable:
     """(state, data, batches, key) -> (state, metrics), compiled: a step for each of the batches along the leading axis,
     without a word to the host in between. Each metric has that leading axis too; all else as of `make_step`.
     """
@@ -35,7 +40,7 @@ def make_steps(objective: Callable, optimiser: optax.GradientTransformation, pla
 
 
 def step_function(
-    objective: Callable, optimiser: optax.GradientTransformation, placement: Placement, config
+    objective: Callable, optimiser: optax.GradientTransformation, placement: Placement | Members, config
 ) -> Callable:
     """(state, data, batch, key) -> (state, metrics).
 
@@ -51,7 +56,8 @@ def step_function(
     takes a CPU over a minute to compile. The key, made of the run's seed, is an argument and not a constant, so that
     one compiled step serves every seed.
 
-    Metrics: `loss`, `terms`, `learning_rate`, `skipped`, `skipped_in_a_row`, and `finite_gradients` by parameter.
+    Metrics: `loss`, `terms`, `learning_rate`, `skipped`, `skipped_in_a_row`, and `finite_gradients` by parameter; each
+    with a leading axis where the placement is of several members, whose batches and keys have one too.
 
     Args:
       objective: (parameters, carry, data, batch, key, step) -> (loss, (terms, carry)), pure.
@@ -97,7 +103,7 @@ def step_function(
         }
         return new, metrics
 
-    return step
+    return placement.stepping(step)
 
 
 def _where(taken: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:

@@ -63,12 +63,13 @@ def train(
     evaluate=None,
     best=None,
     placement="replicated",
+    seeds=(),
     **changes,
 ):
     return fit(
         objective,
         parameters(),
-        carry=jnp.zeros((), jnp.int32),
+        carry=jnp.zeros(len(seeds) or (), jnp.int32),
         data={"image": jnp.asarray(np.random.default_rng(1).normal(size=(8, 8, 3)), jnp.float32)},
         samples=samples,
         config=settings(**changes),
@@ -78,6 +79,7 @@ def train(
         placement=placement,
         evaluate=evaluate,
         best=best,
+        seeds=seeds,
     )
 
 
