@@ -86,7 +86,7 @@ def score_members(run: Run, guidance: tuple[np.ndarray, ...]) -> None:
         probabilities = predict_scene(
             lambda centres, member=member: classify(member, data, centres),
             run.scene.shape,
-            stride=run.config.predict.stride,
+            stride=mapping.map_stride(run.config),
             batch_size=run.config.predict.batch_size,
             where=test,
         )

@@ -37,7 +37,7 @@ from bdgf_jax.training.batches import READ_AHEAD, READERS, Batches, opened
 from bdgf_jax.training.indices import IndexStream
 from bdgf_jax.training.mesh import make_mesh
 from experiments.real_scenes import configured
-from experiments.throughput import commit, compiled_step, timings
+from experiments.throughput import commit, compiled_steps, timings
 
 SIDE = 128  # of the windows, pixels
 
@@ -145,7 +145,7 @@ def steps(config: Config, workdir: pathlib.Path, corpus: Corpus, count: int) -> 
     task = pretraining_task(open_run(config, workdir))
     with batches_of(corpus, config, count + 1) as batches:
         batch = next(batches)
-        step, _ = compiled_step(task, config.pretrain, batch)
+        step, _ = compiled_steps(task, config.pretrain, batch)
         alone = float(np.median(timings(lambda: step(batch), max(3, count // 5))))
         began, waited = time.perf_counter(), 0.0
         for _ in range(count):

@@ -120,8 +120,10 @@ class _ReadAhead:
             batches.map(lambda batch: put_batches(batch, mesh)), prefetch_buffer_size=PUT_AHEAD
         )
         self._iterator = iter(on_devices)
-        goes_on = position is not None and position["together"] == self._together
-        self._iterator.set_state(position["iterator"] if goes_on else {"next_index": start // self._together})
+        if position is None or position["together"] != self._together:
+            self._iterator.set_state({"next_index": start // self._together})
+        else:
+            self._iterator.set_state(position["iterator"])
 
     def __next__(self) -> PyTree:
         return next(self._iterator)
@@ -137,7 +139,8 @@ class _Drawn:
     """Several steps' batches as one sample, so that the order, and who takes which part of it, is the stream's."""
 
     def __init__(self, samples: Samples, stream: IndexStream | IndexStreams, steps: int, together: int):
-        self.samples, self.together = samples, together
+        self.samples: Any = samples  # with a name, where they are read
+        self.together = together
         self._stream, self._steps = stream, steps
 
     def __len__(self) -> int:
