@@ -76,11 +76,11 @@ VARIANTS: dict[str, dict[str, dict]] = {
     "patches": {
         "no jitter": {"train__jitter": 0.0},
         "patch 11": {"classifier__patch": 11},
-        # Each of the s×s pixels sees as far as one alone in a patch of 5.
         "stride 1": {"classifier__centre": 1, "classifier__patch": 5},
-        "stride 3": {"classifier__centre": 3, "classifier__patch": 7},
-        "stride 5": {"classifier__centre": 5, "classifier__patch": 9},
-        "stride 7": {"classifier__centre": 7, "classifier__patch": 11},
+        "stride 3": {"classifier__centre": 3, "classifier__patch": 5},
+        "stride 5": {"classifier__centre": 5, "classifier__patch": 7},
+        "stride 7": {"classifier__centre": 7, "classifier__patch": 9},
+        "stride 5, patch 9": {"classifier__centre": 5, "classifier__patch": 9},
     },
     "precision": {"bfloat16": {"diffusion__dtype": "bfloat16", "classifier__dtype": "bfloat16"}},
 }

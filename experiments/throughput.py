@@ -47,6 +47,7 @@ from bdgf_jax.training.optimiser import make_optimiser
 from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.state import initial_state
 from bdgf_jax.training.step import make_steps
+from experiments.ablation import CHANGES
 from experiments.real_scenes import configured
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -98,10 +99,7 @@ def measure(run: Run, name: str, repeats: int) -> list[dict[str, Any]]:
     pretraining = {"stretch": "pretrain"} | training_steps(pretraining_task(run), run.config.pretrain, repeats)
     rows = [pretraining, extraction(run, repeats), context(run, repeats)]
     for stride in STRIDES:
-        patch = run.config.classifier.patch - run.config.classifier.centre + stride  # the margin stays as it is
-        dense = dataclasses.replace(
-            run, config=configured(run.config, classifier__centre=stride, classifier__patch=patch)
-        )
+        dense = dataclasses.replace(run, config=configured(run.config, **CHANGES[f"stride {stride}"]))
         rows += [training(dense, guidance, repeats), *predictions(dense, guidance, repeats)]
     rows += [whole_map(row, rows[1:3]) for row in rows if row["stretch"] == "predict"]
     peak = max(before, matmul_peak(repeats))
