@@ -5,7 +5,8 @@
 Each seed draws its own split, with which every method trains on the same pixels and is scored on the same others. The
 DDPM sees no labels and is trained once for a scene, so that the deviations are those of splits and of the classifiers.
 `probe_trained` and `probe_untrained` are logistic regressions on the pixels' diffusion features, of the pre-trained
-U-Net and of one as it was initialised: what pre-training is worth. Seeds that FILE.json holds are not run again.
+U-Net and of one as it was initialised: what pre-training is worth. Seeds that FILE.json holds are not run again, or,
+with `--renew`, by BDGF alone, as after a change of its defaults: the others' figures stay.
 """
 
 import argparse
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first split (0)")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.json")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/real_scenes"), metavar="DIR")
+    parser.add_argument("--renew", action="store_true", help="run BDGF again on the seeds that are there")
     parser.add_argument("--name", help="what the scene is called in the results (the last part of its folder)")
     options, overrides = parser.parse_known_args()
     use_compilation_cache()
@@ -49,7 +51,8 @@ def main() -> int:
         config = configuration.load(options.config, overrides)
         name = options.name or pathlib.Path(config.scene.folder).name or config.scene.name
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        print(table(compare(config, name, seeds, options.workdir / name, options.out)))
+        compare_or_renew = renew if options.renew else compare
+        print(table(compare_or_renew(config, name, seeds, options.workdir / name, options.out)))
     except InputError as error:
         print(f"real_scenes: {error}", file=sys.stderr)
         return 2
@@ -86,9 +89,7 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
         began = time.monotonic()
         split = configured(config, scene__split__seed=seed, train__seed=seed)
         run = open_run(split, workdir / f"seed_{seed}")
-        test = run.scene.masks["test"]
-        train(run, guidance)
-        probabilities = {"bdgf": mapping.predict(run, guidance, where=test)["fused"][test]}
+        probabilities = {"bdgf": classify(run, guidance)}
         seconds = time.monotonic() - began
         probabilities |= baselines(run.scene, features, seed, METHODS)
         probabilities["probe_trained"] = probe(run.scene, trained)
@@ -98,6 +99,40 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, results)
     return record
+
+
+def renew(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: pathlib.Path) -> dict:
+    """Scores of BDGF on those of the seeds that are recorded, in the place of what is there; as of `compare` else.
+
+    Raises:
+      InputError: nothing of the scene is recorded.
+    """
+    results = read_json(out) or {"scenes": []}
+    record = next((scene for scene in results["scenes"] if scene["scene"] == name), None)
+    if record is None:
+        raise InputError(f"--renew: {out} holds nothing of the scene '{name}' yet.")
+    whole = open_run(config, workdir / "scene")
+    pretrain(whole)
+    guidance = mapping.features(whole)
+    record["config"] = configured(config, scene__folder=pathlib.Path(config.scene.folder).name).to_dict()
+    for index, seed in enumerate(record["seeds"]):
+        if seed not in seeds:
+            continue
+        split = configured(config, scene__split__seed=seed, train__seed=seed)
+        run = open_run(split, workdir / f"seed_{seed}")
+        figures = score(run.scene, classify(run, guidance))
+        for figure, values in record["methods"]["bdgf"].items():
+            values[index] = figures[figure]
+        print(f"{name} seed {seed}: {line(record, index)}", flush=True)
+        write_json(out, results)
+    return record
+
+
+def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> np.ndarray:
+    """BDGF's class probabilities of the test pixels, (n, k)."""
+    train(run, guidance)
+    test = run.scene.masks["test"]
+    return mapping.predict(run, guidance, where=test)["fused"][test]
 
 
 def configured(config: Config, **fields) -> Config:
@@ -126,10 +161,16 @@ def note(record: dict, run: Run, seed: int, probabilities: dict[str, np.ndarray]
     record["n_train"].append(int(scene.masks["train"].sum()))
     record["n_test"].append(len(reference))
     for method, values in probabilities.items():
-        figures = scores(confusion_matrix(reference, values.argmax(-1).astype(np.int32), len(scene.classes)))
         kept = record["methods"].setdefault(method, {figure: [] for figure in FIGURES})
-        for figure in FIGURES:
-            kept[figure].append(round(float(figures[figure]), 6))
+        for figure, value in score(scene, values).items():
+            kept[figure].append(value)
+
+
+def score(scene: Scene, probabilities: np.ndarray) -> dict[str, float]:
+    """OA, AA and κ of class probabilities of the test pixels."""
+    predicted = probabilities.argmax(-1).astype(np.int32)
+    found = scores(confusion_matrix(scene.labels[scene.masks["test"]], predicted, len(scene.classes)))
+    return {figure: round(float(found[figure]), 6) for figure in FIGURES}
 
 
 def line(record: dict, index: int) -> str:
