@@ -9,11 +9,11 @@ comes with.
 Speed does not depend on what was learnt, so networks are taken as they are initialised. Every program is compiled
 anew, then timed several times; rows carry the median and the quartiles' distance. FLOPs are those that the compiler
 counts in the compiled program; it counts the body of a loop once, so that draws of noise are multiplied here, and the
-selective scan's chunks are not: FLOPs of the Mamba branch are a lower bound. The peak that fractions refer to is that
-of a float32 matrix product on the same devices, timed at the beginning and at the end. A training's rate is that of its
-compiled steps on resident inputs; `loop_overhead` is how much longer a step takes in the whole loop, with its batches,
-logs and progress. New rows are appended to the file, so that what a change was worth can be read off it; `--plot` draws
-the latest commit's.
+selective scan's chunks are not: FLOPs of the Mamba branch are a lower bound. Two peaks of float32 matrix products are
+timed on the same devices at the beginning and at the end: of large square ones, and of narrow ones, many tokens by the
+branches' width, which is what the branches are made of. A training's rate is that of its compiled steps on resident
+inputs; `loop_overhead` is how much longer a step takes in the whole loop, with its batches, logs and progress. New rows
+are appended to the file, so that what a change was worth can be read off it; `--plot` draws the latest commit's.
 """
 
 import argparse
@@ -103,7 +103,9 @@ def measure(run: Run, name: str, repeats: int, *, own: bool = False) -> list[dic
       repeats: timings of each program.
       own: whether the classifier is only timed as the config has it, and not at every stride of `ablation.py`.
     """
-    before = matmul_peak(repeats)
+    width, tokens = run.config.classifier.width, 25 * run.config.predict.batch_size
+    square, narrow = (2048, 2048, 2048), (tokens, width, width)
+    before = [matmul_peak(repeats, *shape) for shape in (square, narrow)]
     guidance = mapping.features(run)
     pretraining = {"stretch": "pretrain"} | training_steps(pretraining_task(run), run.config.pretrain, repeats)
     rows = [pretraining, extraction(run, repeats), context(run, repeats)]
@@ -112,17 +114,22 @@ def measure(run: Run, name: str, repeats: int, *, own: bool = False) -> list[dic
         dense = dataclasses.replace(run, config=configured(run.config, **changes))
         rows += [training(dense, guidance, repeats), *predictions(dense, guidance, repeats)]
     rows += [whole_map(row, rows[1:3]) for row in rows if row["stretch"] == "predict"]
-    peak = max(before, matmul_peak(repeats))
+    peak, narrow_peak = (max(first, matmul_peak(repeats, *shape)) for first, shape in zip(before, (square, narrow)))
     device = f"{jax.devices()[0].device_kind or platform.processor()} x{jax.device_count()}"
-    shared = {"commit": commit(), "config": name, "device": device, "jax": jax.__version__, "matmul_peak": peak}
-    return [shared | row | {"fraction_of_matmul_peak": row.get("flops_per_second", 0.0) / peak} for row in rows]
+    shared = {"commit": commit(), "config": name, "device": device, "jax": jax.__version__}
+    shared |= {"matmul_peak": peak, "narrow_matmul_peak": narrow_peak}
+    fractions = lambda row: {
+        "fraction_of_matmul_peak": row.get("flops_per_second", 0.0) / peak,
+        "fraction_of_narrow_matmul_peak": row.get("flops_per_second", 0.0) / narrow_peak,
+    }
+    return [shared | row | fractions(row) for row in rows]
 
 
-def matmul_peak(repeats: int, side: int = 2048) -> float:
-    """FLOPs a second of a float32 matrix product, the best of the timings."""
+def matmul_peak(repeats: int, rows: int, inner: int, columns: int) -> float:
+    """FLOPs a second of a float32 matrix product of these sizes, the best of the timings."""
     product = jax.jit(jnp.matmul)
-    a = jnp.ones((side, side), jnp.float32)
-    return 2.0 * side**3 / min(timings(lambda: product(a, a), repeats))
+    a, b = jnp.ones((rows, inner), jnp.float32), jnp.ones((inner, columns), jnp.float32)
+    return 2.0 * rows * inner * columns / min(timings(lambda: product(a, b), repeats))
 
 
 def training(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> dict[str, Any]:
@@ -300,7 +307,7 @@ def commit() -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| stretch | stride | branches | a second | MFLOP each | of the matmul peak | MiB | compiled, s | loop | OA |",
+        "| stretch | stride | branches | a second | MFLOP each | of peak, narrow | MiB | compiled, s | loop | OA |",
         "|" + " --- |" * 10,
     ]
     for row in rows:
@@ -311,7 +318,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             ", ".join(row.get("branches", [])),
             f"{row[f'{unit}_per_second']:,.0f} {unit}",
             f"{row[f'flops_per_{unit[:-1]}'] / 1e6:.2f}",
-            f"{row['fraction_of_matmul_peak']:.0%}",
+            f"{row['fraction_of_matmul_peak']:.0%}, {row['fraction_of_narrow_matmul_peak']:.0%}",
             f"{row['peak_bytes'] / 2**20:.0f}",
             f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else "",
             f"{row['loop_overhead']:+.1%}" if "loop_overhead" in row else "",

@@ -31,12 +31,13 @@ def test_a_maps_time_is_that_of_guidance_and_prediction_together():
 
 def test_rows_stand_in_table_and_figure(tmp_path):
     shared = {"stretch": "predict", "flops_per_pixel": 2e6, "fraction_of_matmul_peak": 0.25, "peak_bytes": 2**20}
+    shared |= {"fraction_of_narrow_matmul_peak": 0.75}
     rows = [
         shared | {"stride": stride, "branches": branches, "pixels_per_second": 1000.0 * stride**2}
         for stride in (1, 3)
         for branches in (["cnn", "mamba"], ["cnn"], ["mamba"])
     ]
-    assert "| predict | 3 | cnn, mamba | 9,000 pixels | 2.00 | 25% | 1 |  |  |  |" in table(rows)
+    assert "| predict | 3 | cnn, mamba | 9,000 pixels | 2.00 | 25%, 75% | 1 |  |  |  |" in table(rows)
     plot(rows, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 5_000
 
