@@ -56,7 +56,14 @@ def report(scene):
         "prediction": prediction,
         **shares,
         "metrics": assess(scene, prediction, patch=11, block=8, **shares)
-        | {"literature_protocol": None, "against_own_map": None, "members": None, "seed": 3, "seconds": seconds},
+        | {
+            "literature_protocol": None,
+            "against_own_map": None,
+            "members": None,
+            "without": [],
+            "seed": 3,
+            "seconds": seconds,
+        },
         "pretrain_log": [
             {"step": i, "loss": 1.0, "loss/msi": 1 / (i + 1), "masking/msi": 0.2, "skill/msi": 0.5} for i in range(9)
         ],
