@@ -1,5 +1,6 @@
 """The stretches of the road that need trained models and no optimiser: features and prediction."""
 
+import functools
 import hashlib
 import pathlib
 import time
@@ -174,16 +175,18 @@ def feature_extractor(run: Run, graph: nnx.GraphDef) -> tuple[Callable, dict[str
 
 
 def feature_program(config: Config, graph: nnx.GraphDef) -> Callable:
-    """What computes the features of a tile by this denoiser, see `tile_activations`."""
-    return tile_activations(
-        graph,
-        noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
-        config.features.timesteps,
-        levels=config.features.levels,
-        tile=config.features.tile,
-        margin=config.features.margin,
-        gather=gather,
-    )
+    """What computes the features of a tile by this denoiser, see `tile_activations`; one program for all scenes."""
+    diffusion, features = config.diffusion, config.features
+    chosen = (tuple(features.timesteps), tuple(features.levels), features.tile, features.margin)
+    return _feature_program(graph, diffusion.schedule, diffusion.timesteps, *chosen)
+
+
+@functools.lru_cache(maxsize=4)
+def _feature_program(
+    graph: nnx.GraphDef, schedule: str, steps: int, timesteps: tuple, levels: tuple, tile: int, margin: int
+) -> Callable:
+    settings = {"levels": levels, "tile": tile, "margin": margin, "gather": gather}
+    return tile_activations(graph, noise_schedule(schedule, steps), timesteps, **settings)
 
 
 def seeds(config: Config) -> tuple[int, ...]:
