@@ -29,6 +29,7 @@ COMMANDS = {
     "checkpoints": "list the checkpoints of a run, with step, metric and state of health",
 }
 
+MAPS_WITHOUT = ("predict", "evaluate")  # a scene that lacks sensors
 SYMBOLS = {"oa": "OA", "aa": "AA", "kappa": "κ"}
 
 EPILOGUE = """\
@@ -40,6 +41,7 @@ examples:
   bdgf predict --config demo --config.predict.probabilities=True
   bdgf predict --config my_scene.py --model my_model --config.predict.tile=512    a scene larger than memory
   bdgf predict --config my_scene.py --model my_model --scenes 'tiles/*' --out maps
+  bdgf predict --config my_scene.py --without sar       the sensor had nothing to give
 
 configs: {configs}. A config is a Python file with get_config(); `base` explains every field.
 """
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checkpoints(options.folder)
             return 0
         config = configuration.load(options.config, overrides)
+        take_without(options, config)
         name = options.config.partition(":")[0]
         workdir = options.workdir or pathlib.Path("runs") / pathlib.Path(name).stem
         if options.command == "inspect":
@@ -71,6 +74,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"bdgf {options.command}: interrupted. The same command continues from the last checkpoint.")
         return 130
     return 0
+
+
+def take_without(options: argparse.Namespace, config: Config) -> None:
+    """Notes in the config which modalities the scene is mapped without.
+
+    Raises:
+      InputError: something is to be trained without them.
+    """
+    if given := getattr(options, "without", None):
+        config.predict.without = tuple(given)
+    if config.predict.without and options.command not in (*MAPS_WITHOUT, "inspect", "export"):
+        raise InputError(
+            f"predict.without is {', '.join(config.predict.without)}, and `bdgf {options.command}` trains, which takes"
+            " all modalities: leave it out, and map by `bdgf predict --without`."
+        )
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -97,6 +115,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         )
         if name == "evaluate":
             added.add_argument("--map", type=pathlib.Path, metavar="FILE", help="another map than the run's map.tif")
+        if name in MAPS_WITHOUT:
+            text = "modalities whose sensors have nothing to give; their files are not read"
+            added.add_argument("--without", nargs="+", metavar="NAME", help=text)
         if name == "predict":
             added.add_argument("--model", type=pathlib.Path, metavar="DIR", help="a trained model for another scene")
             text = "many scenes, each in a folder as scene.folder: a folder of these, a glob, or a VRT of tiles"
@@ -155,6 +176,7 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
             if does:
                 print(f"Map: {map_by_windows(model, config, workdir, force=options.force)}")
         return
+    without = config.predict.without if options.command in MAPS_WITHOUT else ()
     with first_before_others("open"):
         if model:
             from bdgf_jax.model import open_model
@@ -163,9 +185,9 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
         elif config.features.checkpoint:
             from bdgf_jax.pretrained import open_guided
 
-            run = open_guided(config, workdir, force=options.force)
+            run = open_guided(config, workdir, force=options.force, without=without)
         else:
-            run = open_run(config, workdir, force=options.force)
+            run = open_run(config, workdir, force=options.force, without=without)
     trains = options.command in ("run", "pretrain", "features", "train")
     if trains and config.features.checkpoint:
         print(f"The DDPM is that of {config.features.checkpoint}.")
@@ -248,7 +270,7 @@ def map_many(options: argparse.Namespace, config: Config, workdir: pathlib.Path)
     with heeding_preemption("bdgf predict was asked to stop (SIGTERM). The same command goes on from what is mapped."):
         from bdgf_jax.many import find_scenes, map_scenes
 
-        scenes = find_scenes(options.scenes, config.scene)
+        scenes = find_scenes(options.scenes, config.scene, config.predict.without)
         mapped = map_scenes(options.model or workdir, config, scenes, options.out, share)
     print(f"Maps: {options.out}  {mapped.new} new, {mapped.before} there before, {len(mapped.failures)} failed")
     if not mapped.failures:

@@ -21,7 +21,7 @@ from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.evaluation.prediction import predict_scene
-from bdgf_jax.run import Run
+from bdgf_jax.run import Run, without
 from bdgf_jax.scenes.crops import random_crops, transform_crops
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.statistics import BandTransform
@@ -171,8 +171,9 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
         )
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
     graph, parameters = mapping.build(run, guidance)
+    sets = guidance_sets(run, guidance)
     members = [
-        start_direct_head(run, graph, member, guidance, labels, seed)
+        start_direct_head(run, graph, member, sets, labels, seed)
         for member, seed in zip(mapping.separate(parameters, config), mapping.seeds(config), strict=True)
     ]
     parameters = mapping.stacked(members) if len(members) > 1 else members[0]
@@ -184,7 +185,12 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
         classification_objective(graph, config.classifier, config.train, gather=gather),
         parameters,
         carry=(),
-        data={"images": run.images, "guidance": guidance, "labels": labels, "class_weights": weights},
+        data={
+            "images": run.images,
+            "guidance": guidance if len(sets) == 1 else tuple(np.stack(levels, axis=2) for levels in zip(*sets)),
+            "labels": labels,
+            "class_weights": weights,
+        },
         samples=candidates,
     )
 
@@ -208,11 +214,24 @@ def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> Tra
     )
 
 
+def guidance_sets(run: Run, guidance: tuple[np.ndarray, ...]) -> list[tuple[np.ndarray, ...]]:
+    """The guidance that training draws from: this one and, with `train.modality_dropout`, that without each modality.
+
+    Raises:
+      InputError: the guidance without a modality cannot be known, since it is another model's.
+    """
+    sets = [guidance]
+    for name in run.images if run.config.train.modality_dropout else ():
+        with first_before_others(f"features without {name}"):
+            sets.append(mapping.features(without(run, [name])))
+    return sets
+
+
 def start_direct_head(
     run: Run,
     graph: nnx.GraphDef,
     parameters: nnx.State,
-    guidance: Sequence[np.ndarray],
+    sets: Sequence[tuple[np.ndarray, ...]],
     labels: Int[np.ndarray, "h w"],
     seed: int,
 ) -> nnx.State:
@@ -222,7 +241,7 @@ def start_direct_head(
       run: of the scene.
       graph: of the classifier.
       parameters: of the classifier.
-      guidance: diffusion features of the scene, by level.
+      sets: of guidance, see `guidance_sets`; each counts as often as training draws it.
       labels: -1 wherever there is no training pixel.
       seed: of the classifier.
     """
@@ -232,10 +251,12 @@ def start_direct_head(
     trained, classes = labels >= 0, len(run.scene.classes)
     balance = run.config.train.class_balance
     counts = np.ones(classes, np.float32) if balance == "none" else class_weights(labels, classes)
+    dropout = run.config.train.modality_dropout
+    shares = [1.0 - dropout, *[dropout / len(run.images)] * len(run.images)][: len(sets)]
     model.direct_head.fit(
-        pixel_features(guidance, trained),
-        labels[trained],
-        counts[labels[trained]],
+        np.concatenate([pixel_features(guidance, trained) for guidance in sets]),
+        np.tile(labels[trained], len(sets)),
+        np.concatenate([np.float32(share) * counts[labels[trained]] for share in shares]),
         ridge=run.config.classifier.direct.ridge,
         seed=seed,
     )

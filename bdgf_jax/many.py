@@ -3,7 +3,7 @@
 import glob
 import pathlib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bdgf_jax.configuration import Config
@@ -33,13 +33,14 @@ class Mapped(NamedTuple):
     failures: dict[str, str]
 
 
-def find_scenes(where: str, config: Any) -> dict[str, pathlib.Path]:
+def find_scenes(where: str, config: Any, without: Sequence[str] = ()) -> dict[str, pathlib.Path]:
     """The folders of many scenes by name, in the order of their names.
 
     Args:
       where: a folder that holds those of the scenes, or is itself one; a pattern of folders, such as `tiles/*`; or a
         VRT, of which each source lies in a folder of a scene. Of a VRT the file names are read and nothing else.
       config: the `scene` section, as it is for each of them but for `folder` and `name`.
+      without: modalities that none of them has.
 
     Raises:
       InputError: there are none, or two have the same name.
@@ -48,7 +49,7 @@ def find_scenes(where: str, config: Any) -> dict[str, pathlib.Path]:
     if path.suffix.lower() == ".vrt":
         found = _folders_of_vrt(path)
     elif path.is_dir():
-        fields = modality_fields(config)
+        fields = modality_fields(config, without)
         itself = (path / fields[reference_name(config, fields)].get("file", "")).is_file()
         found = [path] if itself else [inner for inner in path.iterdir() if not inner.name.startswith(".")]
     else:
@@ -100,7 +101,11 @@ def map_scenes(
             for section in (config.scene, model.config.scene):
                 section.folder, section.name = str(place), name
             try:
-                mapped.append(map_scene(mapper, open_windows(config.scene), out / name, on_window=lambda _: None))
+                mapped.append(
+                    map_scene(
+                        mapper, open_windows(config.scene, config.predict.without), out / name, on_window=lambda _: None
+                    )
+                )
             except Exception as error:  # whatever it is, the others do not wait for it
                 kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
                 failures[name] = kind + str(error).replace("\n", "; ")

@@ -1,5 +1,6 @@
 """The stretches of the road that need trained models and no optimiser: features and prediction."""
 
+import functools
 import hashlib
 import pathlib
 import time
@@ -113,15 +114,25 @@ def as_level(maps: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w 1 c"]:
 def diffusion_features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
     """The DDPM's features of every pixel, standardised by channel, coarsest level first.
 
-    Diffusion features are kept in the workdir and reused where still true; those of other models come from files.
+    Diffusion features are kept in the workdir and reused where still true; those of other models come from files. A
+    modality that is absent is hidden from the DDPM everywhere, as whole modalities are in its pre-training; what it
+    gives then is standardised by the statistics of the scene with all of its modalities.
 
     Raises:
-      InputError: the DDPM is not pre-trained yet, or `features.source` is neither a known name nor files that fit.
+      InputError: the DDPM is not pre-trained yet, or `features.source` is neither a known name nor files that fit, or
+        is files of a scene that has lost a modality since.
     """
     config, folder = run.config.features, run.workdir / "features"
     if config.source == "none":
         return ()
+    if run.scene.absent:
+        folder /= f"without_{'_'.join(run.scene.absent)}"
     if config.source not in FEATURE_SOURCES:
+        if run.scene.absent:
+            raise InputError(
+                f"features.source is {config.source}: maps of all modalities, of which nothing says what they would be"
+                f" without {', '.join(run.scene.absent)}; neither --without nor train.modality_dropout goes with them."
+            )
         levels = read_feature_maps(config.source, run.scene.valid)
         return standardise_features(levels, fit_feature_statistics(levels, run.scene.valid))
     graph, parameters = denoiser(run)
@@ -135,12 +146,14 @@ def diffusion_features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
     (folder / "features.json").unlink(missing_ok=True)
     began = time.monotonic()
     levels = raw_features(run, graph, parameters)
-    statistics = load_feature_statistics(run) if run.model else fit_feature_statistics(levels, run.scene.valid)
+    known = run.model or run.scene.absent
+    statistics = load_feature_statistics(run) if known else fit_feature_statistics(levels, run.scene.valid)
     levels = standardise_features(levels, statistics)
     folder.mkdir(parents=True, exist_ok=True)
     for index, level in zip(config.levels, levels):
         np.save(folder / f"level_{index}.npy", level)
-    _save_statistics(run.workdir / FEATURE_STATISTICS, config.levels, statistics)
+    if not run.scene.absent:
+        _save_statistics(run.workdir / FEATURE_STATISTICS, config.levels, statistics)
     write_json(folder / "features.json", {"fingerprint": current, "seconds": time.monotonic() - began})
     return levels
 
@@ -162,16 +175,18 @@ def feature_extractor(run: Run, graph: nnx.GraphDef) -> tuple[Callable, dict[str
 
 
 def feature_program(config: Config, graph: nnx.GraphDef) -> Callable:
-    """What computes the features of a tile by this denoiser, see `tile_activations`."""
-    return tile_activations(
-        graph,
-        noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
-        config.features.timesteps,
-        levels=config.features.levels,
-        tile=config.features.tile,
-        margin=config.features.margin,
-        gather=gather,
-    )
+    """What computes the features of a tile by this denoiser, see `tile_activations`; one program for all scenes."""
+    diffusion, features = config.diffusion, config.features
+    chosen = (tuple(features.timesteps), tuple(features.levels), features.tile, features.margin)
+    return _feature_program(graph, diffusion.schedule, diffusion.timesteps, *chosen)
+
+
+@functools.lru_cache(maxsize=4)
+def _feature_program(
+    graph: nnx.GraphDef, schedule: str, steps: int, timesteps: tuple, levels: tuple, tile: int, margin: int
+) -> Callable:
+    settings = {"levels": levels, "tile": tile, "margin": margin, "gather": gather}
+    return tile_activations(graph, noise_schedule(schedule, steps), timesteps, **settings)
 
 
 def seeds(config: Config) -> tuple[int, ...]:
@@ -326,7 +341,7 @@ def write_maps(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) 
     """
     scene, folder, fused, mapped = run.scene, run.workdir, predictions["fused"], mapped_pixels(run)
     prediction = np.where(mapped, fused.argmax(-1), -1).astype(np.int32)
-    write_map(folder / MAP, prediction, scene.classes, scene.georeference)
+    write_map(folder / MAP, prediction, scene.classes, scene.georeference, without=scene.absent)
     counts = np.bincount(prediction[prediction >= 0], minlength=len(scene.classes))
     draw_map(folder / "map.png", scene.name, scene, scene.classes, prediction, counts)
     for name in (UNCERTAINTY, JOURNAL):  # of an earlier prediction, by more branches or by windows perhaps

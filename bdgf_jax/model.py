@@ -21,7 +21,7 @@ from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.run import Run, as_trained_on, open_run, read_json, recorded_transforms
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import UNLABELLED, LandCover, Scene, empty_masks
+from bdgf_jax.scenes.scene import UNLABELLED, LandCover, Scene, check_absent, empty_masks
 from bdgf_jax.scenes.statistics import BandTransform
 from bdgf_jax.training.listing import list_checkpoints
 
@@ -120,12 +120,15 @@ def open_model(folder: pathlib.Path, config: Config, workdir: pathlib.Path, *, f
       force: as of `open_run`.
 
     Raises:
-      InputError: the folder holds no model, or one that files guide; modalities or bands are not the scene's, by name.
+      InputError: the folder holds no model, or one that files guide; modalities, but for those of `predict.without`,
+        or bands are not the scene's, by name.
     """
     if folder.resolve() == workdir.resolve():
         raise InputError(f"--workdir {workdir} is the model's own folder; name another one for the maps.")
     model = read_model(folder, config)
-    scene = _as_the_model_knows_it(load_scene(config.scene), model)
+    without = config.predict.without
+    check_absent(without, model.transforms)
+    scene = _as_the_model_knows_it(load_scene(config.scene, without), model)
     return open_run(model.config, workdir, scene, force=force, transforms=model.transforms, model=folder)
 
 

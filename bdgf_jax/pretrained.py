@@ -6,19 +6,27 @@ It is taken over into the workdir with its statistics, so that a run is whole by
 import copy
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 from bdgf_jax.configuration import Config, from_json
 from bdgf_jax.errors import InputError
 from bdgf_jax.run import Run, as_trained_on, check_writable, open_run, read_json, recorded_transforms
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Scene
+from bdgf_jax.scenes.scene import Scene, check_absent
 from bdgf_jax.training.distributed import is_first
 from bdgf_jax.training.listing import list_checkpoints
 
 CHECKPOINTS = pathlib.Path("pretrain") / "checkpoints"
 
 
-def open_guided(config: Config, workdir: pathlib.Path, scene: Scene | None = None, *, force: bool = False) -> Run:
+def open_guided(
+    config: Config,
+    workdir: pathlib.Path,
+    scene: Scene | None = None,
+    *,
+    force: bool = False,
+    without: Sequence[str] = (),
+) -> Run:
     """A run whose DDPM is that of `features.checkpoint`; says where the scene lies far off what that one has seen.
 
     The `diffusion` section, the statistics and the order of the modalities are the pre-training's.
@@ -28,6 +36,7 @@ def open_guided(config: Config, workdir: pathlib.Path, scene: Scene | None = Non
       workdir: as of `open_run`.
       scene: given when it was read already.
       force: as of `open_run`.
+      without: as of `open_run`.
 
     Raises:
       InputError: there is no whole checkpoint of a pre-training, the workdir holds another one, or modalities or bands
@@ -49,12 +58,14 @@ def open_guided(config: Config, workdir: pathlib.Path, scene: Scene | None = Non
     config = copy.deepcopy(config)
     config.diffusion.update(from_json(pretraining["config"]["diffusion"]))
     transforms = recorded_transforms(described)
-    scene = load_scene(config.scene) if scene is None else scene
+    check_absent(without, transforms)
+    scene = load_scene(config.scene, without) if scene is None else scene
     try:
         scene = as_trained_on(scene, transforms)
     except InputError as error:
         raise InputError(f"features.checkpoint {given}: {error}") from error
-    run = open_run(config, workdir, scene, force=force, transforms=None if taken_over else transforms)
+    known = None if taken_over else transforms
+    run = open_run(config, workdir, scene, force=force, transforms=known, without=without)
     if checkpoint is not None and is_first():
         _take_over(checkpoint, workdir / CHECKPOINTS)
     return run

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
@@ -15,7 +17,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.drift import find_drift
 from bdgf_jax.scenes.inspection import inspect_scene, refuse_errors
 from bdgf_jax.scenes.loading import load_scene
-from bdgf_jax.scenes.scene import Finding, LandCover, Modality, Scene, check_modalities
+from bdgf_jax.scenes.scene import Finding, LandCover, Modality, Scene, check_absent, check_modalities
 from bdgf_jax.scenes.statistics import BandTransform, apply_band_transform, fit_band_transform
 from bdgf_jax.training.distributed import is_first
 from bdgf_jax.versions import versions
@@ -57,8 +59,8 @@ class Run:
 
     @property
     def valid(self) -> dict[str, Bool[ndarray, "h w"]]:
-        """Pixels of each modality that hold data."""
-        return {name: modality.valid for name, modality in self.scene.modalities.items()}
+        """Pixels of each modality that hold data; none of one that is absent."""
+        return validity(self.images, self.scene.modalities)
 
     @property
     def watched(self) -> bool:
@@ -74,6 +76,7 @@ def open_run(
     force: bool = False,
     transforms: dict[str, BandTransform] | None = None,
     model: pathlib.Path | None = None,
+    without: Sequence[str] = (),
 ) -> Run:
     """Checks that the workdir can be used by this config, reads the scene, and notes both in the workdir.
 
@@ -84,16 +87,20 @@ def open_run(
       force: go on with a run of another configuration, and say which fields that overrides.
       transforms: of each modality, those of `model`; fitted on the scene by default.
       model: the folder of the trained model that is used; the workdir by default.
+      without: modalities that the scene is read without.
 
     Raises:
-      InputError: the workdir cannot be written or holds a run of another configuration; the scene cannot be used.
+      InputError: the workdir cannot be written or holds a run of another configuration; the scene cannot be used; the
+        workdir's model knows no such modality, or no other.
     """
     check_workdir(config, workdir, force=force)
-    scene = load_scene(config.scene) if scene is None else scene
+    if without:
+        check_absent(without, _recorded_modalities(workdir))
+    scene = load_scene(config.scene, without) if scene is None else scene
     findings = inspect_scene(scene, patch=config.classifier.patch)
     refuse_errors(findings)
     transforms = _transforms(config, workdir, scene) if transforms is None else transforms
-    images = {name: transformed(name, transforms[name], modality) for name, modality in scene.modalities.items()}
+    images = seen_by_models(transforms, scene.modalities)
     if config.pretrain.corpus:
         findings = [*findings, *find_drift(scene.modalities, transforms)]
     workdir.mkdir(parents=True, exist_ok=True)
@@ -111,19 +118,68 @@ def describe_scene(scene: Scene, transforms: dict[str, BandTransform], findings:
         "georeference": dataclasses.asdict(scene.georeference) if scene.georeference else None,
         "sources": [dataclasses.asdict(source) for source in scene.sources],
         "modalities": {
-            name: {
-                "kind": modality.kind,
-                "bands": list(modality.bands),
-                "range": [float(modality.image[modality.valid].min()), float(modality.image[modality.valid].max())],
-                "nodata_pixels": int((~modality.valid).sum()),
-                "statistics": transforms[name].to_dict(),
-            }
-            for name, modality in scene.modalities.items()
+            name: _describe_modality(scene.modalities.get(name), transform) for name, transform in transforms.items()
         },
         "classes": [dataclasses.asdict(cover) for cover in scene.classes],
         "split": {"description": scene.split, **{name: int(mask.sum()) for name, mask in scene.masks.items()}},
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
+
+
+def _describe_modality(modality: Modality | None, transform: BandTransform) -> dict[str, Any]:
+    """Of one that is absent, what the model has to know of it."""
+    known = {"bands": list(transform.bands), "statistics": transform.to_dict()}
+    if modality is None:
+        return {"absent": True, **known}
+    pixels = modality.image[modality.valid]
+    return {
+        "kind": modality.kind,
+        "range": [float(pixels.min()), float(pixels.max())],
+        "nodata_pixels": int((~modality.valid).sum()),
+        **known,
+    }
+
+
+def _recorded_modalities(workdir: pathlib.Path) -> list[str]:
+    described = read_json(workdir / "scene.json")
+    if not (workdir / "train" / "checkpoints").is_dir() or not described:
+        raise InputError(f"{workdir}: nothing was trained yet, so there is no model that could do without a sensor.")
+    return list(described["modalities"])
+
+
+def seen_by_models(
+    transforms: Mapping[str, BandTransform], modalities: Mapping[str, Modality]
+) -> dict[str, Float[ndarray, "h w _"]]:
+    """Every modality that the transforms know as the models see it: 0 everywhere where it is absent.
+
+    Raises:
+      InputError: the bands of a modality are not its transform's.
+    """
+    shape = next(iter(modalities.values())).valid.shape
+    nothing = lambda transform: np.zeros((*shape, transform.projection.shape[1]), np.float32)
+    return {
+        name: transformed(name, transform, modalities[name]) if name in modalities else nothing(transform)
+        for name, transform in transforms.items()
+    }
+
+
+def validity(names: Iterable[str], modalities: Mapping[str, Modality]) -> dict[str, Bool[ndarray, "h w"]]:
+    """Pixels of each of these modalities that hold data: none of one that is absent."""
+    nothing = np.zeros(next(iter(modalities.values())).valid.shape, bool)
+    return {name: modalities[name].valid if name in modalities else nothing for name in names}
+
+
+def without(run: Run, absent: Sequence[str]) -> Run:
+    """The run as it would be if these modalities of its scene were absent.
+
+    Raises:
+      InputError: the scene has no such modality, or no other.
+    """
+    check_absent(absent, run.images)
+    left = {name: modality for name, modality in run.scene.modalities.items() if name not in absent}
+    scene = dataclasses.replace(run.scene, modalities=left, absent=(*run.scene.absent, *absent))
+    images = {name: np.zeros_like(image) if name in absent else image for name, image in run.images.items()}
+    return dataclasses.replace(run, scene=scene, images=images)
 
 
 def recorded_transforms(described: dict[str, Any]) -> dict[str, BandTransform]:
@@ -137,8 +193,8 @@ def as_trained_on(scene: Scene, transforms: dict[str, BandTransform]) -> Scene:
     Raises:
       InputError: modalities or bands are not those of the transforms, by name.
     """
-    check_modalities(transforms, scene.modalities)
-    modalities = {name: scene.modalities[name] for name in transforms}
+    check_modalities(transforms, [*scene.modalities, *scene.absent])
+    modalities = {name: scene.modalities[name] for name in transforms if name in scene.modalities}
     findings = find_drift(modalities, transforms)
     for found in findings:
         print(f"{found.subject} {found.message}", file=sys.stderr, flush=True)
@@ -166,7 +222,9 @@ def _transforms(config: Config, workdir: pathlib.Path, scene: Scene) -> dict[str
             " Use the label file that it was trained with, or another --workdir."
         )
     transforms = recorded_transforms(before)
-    return {name: transforms[name] for name in scene.modalities}
+    names = [*scene.modalities, *scene.absent]
+    check_modalities(transforms, names)
+    return {name: transforms[name] for name in transforms if name in names}
 
 
 def _corpus_transforms(config: Config, scene: Scene) -> dict[str, BandTransform]:

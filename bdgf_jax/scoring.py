@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.evaluation.literature_protocol import selected_on_test
-from bdgf_jax.evaluation.maps import read_map_of, read_shares
+from bdgf_jax.evaluation.maps import read_absent, read_map_of, read_shares
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.evaluation.pictures import crop_centres
 from bdgf_jax.evaluation.prediction import predict_scene
@@ -60,6 +61,7 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     metrics["literature_protocol"] = selected_on_test(_read_log(run, "train")) if literature else None
     metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
     metrics["members"] = None if map_file else (read_json(run.workdir / mapping.MEMBERS) or None)
+    metrics["without"] = read_absent(map_file or run.workdir / mapping.MAP)
     metrics |= {"seed": run.config.train.seed, "seconds": seconds, "peak_bytes": read_json(run.workdir / memory.FILE)}
     write_json(run.workdir / "metrics.json", metrics)
     return metrics
@@ -146,8 +148,14 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
         samples=samples,
         crops=crops,
         config=run.config.to_dict(),
+        notes=[told_absent(metrics["without"])] if metrics["without"] else [],
     )
     return path
+
+
+def told_absent(names: Sequence[str]) -> str:
+    """That a map was made without these modalities."""
+    return f"The map was made without {', '.join(names)}: hidden from the diffusion model, and 0 to the classifier."
 
 
 def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -168,7 +176,7 @@ def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     centres = jnp.asarray(crop_centres(run.scene.valid, side=side, count=count))
     real = gather(jax.tree.map(jnp.asarray, run.images), centres, side)
     units = lambda images: {
-        name: invert_band_transform(run.transforms[name], np.asarray(images[name])) for name in run.channels
+        name: invert_band_transform(run.transforms[name], np.asarray(images[name])) for name in run.scene.modalities
     }
     return units(drawn), units(real)
 

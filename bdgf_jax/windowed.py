@@ -21,11 +21,11 @@ from bdgf_jax.evaluation.prediction import predict_scene
 from bdgf_jax.evaluation.windowed_maps import WindowedMaps
 from bdgf_jax.model import Model, read_model
 from bdgf_jax.progress import progress
-from bdgf_jax.run import check_workdir, transformed, write_json
+from bdgf_jax.run import check_workdir, seen_by_models, transformed, validity, write_json
 from bdgf_jax.scenes.context import BLOCK, block_maps, map_count, surroundings
 from bdgf_jax.scenes.drift import describe_drift, measure_drift
 from bdgf_jax.scenes.readers import describe_source
-from bdgf_jax.scenes.scene import Finding, check_modalities
+from bdgf_jax.scenes.scene import Finding, check_absent, check_modalities
 from bdgf_jax.scenes.windows import SceneWindows, mirrored, open_windows, read_reflected
 from bdgf_jax.versions import versions
 
@@ -95,12 +95,13 @@ class WindowMapper:
       model: a trained one.
 
     Raises:
-      InputError: it is not trained yet, `predict.tile` is no multiple of `features.tile`, or only labelled pixels are
-        wanted.
+      InputError: it is not trained yet, `predict.tile` is no multiple of `features.tile`, only labelled pixels are
+        wanted, or it knows no modality that it is to do without.
     """
 
     def __init__(self, model: Model):
         self.model, config = model, model.config
+        check_absent(config.predict.without, model.transforms)
         self.side = config.predict.tile
         if config.predict.labelled_only:
             raise InputError("predict.labelled_only does not go with windows, which see no labels; leave it out.")
@@ -139,7 +140,7 @@ class WindowMapper:
           scene: that is mapped.
           done: windows that are left out.
         """
-        check_modalities(self.model.transforms, scene.names)
+        check_modalities(self.model.transforms, [*scene.names, *self.model.config.predict.without])
         tiles, blocks = TileCache(self.model.config.features.tile), TileCache(BLOCK)
         for row, column in window_corners(scene.grid.shape, self.side):
             if (row, column) not in done:
@@ -151,11 +152,11 @@ class WindowMapper:
         side, halo, reach, corner, size = self.side, self._halo, self._reach, (row, column), scene.grid.shape
         seen = read_reflected(scene, *(np.arange(start - halo, start + side + halo) for start in corner))
         here = tuple(slice(halo, halo + min(side, length - start)) for start, length in zip(corner, size))
-        valid = {name: seen[name].valid for name in self.model.transforms}
+        valid = validity(self.model.transforms, seen)
         mapped = np.any([of_modality[here] for of_modality in valid.values()], axis=0)
         if not mapped.any():
             return None
-        images = {name: transformed(name, fit, seen[name]) for name, fit in self.model.transforms.items()}
+        images = seen_by_models(self.model.transforms, seen)
         inner = (slice(halo - reach, halo + side + reach),) * 2
         data = {
             "images": {name: jnp.asarray(image[inner]) for name, image in images.items()},
@@ -206,7 +207,7 @@ class WindowMapper:
         def context(row: int, column: int) -> tuple[Level, ...]:
             seen, inside = surroundings((row, column), scene.grid.shape)
             read = scene.read(*seen)
-            images = {name: transformed(name, fit, read[name]) for name, fit in self.model.transforms.items()}
+            images = seen_by_models(self.model.transforms, read)
             return (mapping.as_level(block_maps(images, inside, **self._context)),)
 
         return blocks.cut(corner, self.side, self._reach, scene.grid.shape, context)
@@ -232,7 +233,7 @@ def map_scene(
       on_window: told 1 after each window, in place of a progress bar.
     """
     config, classes, grid = mapper.model.config, mapper.model.classes, scene.grid
-    files = {mapping.MAP: map_bands(classes)} | {
+    files = {mapping.MAP: map_bands(classes, config.predict.without)} | {
         name: share_bands(descriptions) for name, descriptions in mapping.described_shares(config, classes).items()
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -273,7 +274,7 @@ def map_by_windows(
     """
     model = read_model(folder or workdir, config)
     check_workdir(model.config if folder else config, workdir, force=force)
-    map_scene(WindowMapper(model), open_windows(config.scene), workdir)
+    map_scene(WindowMapper(model), open_windows(config.scene, config.predict.without), workdir)
     return workdir / mapping.MAP
 
 
@@ -286,7 +287,8 @@ def describe(model: Model, scene: SceneWindows, findings: list[Finding], folder:
         "georeference": dataclasses.asdict(scene.grid.georeference) if scene.grid.georeference else None,
         "sources": [dataclasses.asdict(describe_source(path)) for path in scene.files],
         "modalities": {
-            name: {"kind": corner[name].kind, "bands": list(transform.bands), "statistics": transform.to_dict()}
+            name: {"bands": list(transform.bands), "statistics": transform.to_dict()}
+            | ({"kind": corner[name].kind} if name in corner else {"absent": True})
             for name, transform in model.transforms.items()
         },
         "classes": [dataclasses.asdict(cover) for cover in model.classes],
@@ -315,7 +317,8 @@ def find_drift(mapper: WindowMapper, scene: SceneWindows) -> list[Finding]:
     starts = [np.unique(np.linspace(0, n - side, SAMPLES).astype(int)).tolist() for n in scene.grid.shape]
     parts = [scene.read(slice(i, i + side), slice(j, j + side)) for i, j in itertools.product(*starts)]
     findings = []
-    for name, transform in mapper.model.transforms.items():
+    present = {name: fit for name, fit in mapper.model.transforms.items() if name in scene.names}
+    for name, transform in present.items():
         image = np.concatenate([transformed(name, transform, part[name]) for part in parts])
         valid = np.concatenate([part[name].valid for part in parts])
         if valid.any() and (found := describe_drift(name, measure_drift(image, valid, transform.explained))):

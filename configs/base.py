@@ -163,6 +163,9 @@ def get_config(size: str = "") -> Any:
     # classifiers that are trained together as one program, of the seeds seed, seed + 1, …; the map is by the mean of
     # their probabilities, the best step is that of the mean, and how each of them does by itself is reported too
     config.train.num_seeds = 1
+    # probability that one modality of a sample is hidden from the classifier, so that it can do without (`bdgf predict
+    # --without`); above 0, features are computed and held once more for each modality
+    config.train.modality_dropout = 0.0
     config.train.weight_decay = 0.1
     config.train.class_balance = "balanced"  # none | weighted (the loss) | balanced (the batches)
     config.train.label_smoothing = 0.05
@@ -176,6 +179,9 @@ def get_config(size: str = "") -> Any:
             # side of the windows that the scene is read, mapped and written in, a multiple of features.tile, so that it
             # may be larger than memory; 0 = in one piece
             "tile": 0,
+            # modalities that the scene is mapped without, since their sensors have nothing to give; `bdgf predict
+            # --without` sets it. Their files are not read
+            "without": (),
             "labelled_only": False,  # map nothing but labelled pixels, to score a model without a map of the scene
             "branches": (),  # those to compute, alone or together; empty = all that were trained
             "probabilities": False,  # write probabilities.tif too

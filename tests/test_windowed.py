@@ -12,9 +12,10 @@ import rasterio
 from affine import Affine
 from ml_collections import ConfigDict
 
-from bdgf_jax import cli, configuration, mapping, windowed
+from bdgf_jax import cli, configuration, mapping, scoring, windowed
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.errors import InputError
+from bdgf_jax.evaluation.maps import read_absent
 from bdgf_jax.many import find_scenes
 from bdgf_jax.model import read_model
 from bdgf_jax.run import open_run
@@ -194,6 +195,71 @@ def test_the_workdir_of_a_run_is_mapped_by_windows_as_in_one_piece(model):
     np.testing.assert_allclose(read(), whole, atol=1e-6)
     assert (model / "scene.json").read_bytes() == described
     assert cli.main(["predict", *arguments, "--config.predict.tile=16", "--config.train.steps=3"]) == 2
+
+
+@pytest.fixture
+def config_without_sar(config_file, tmp_path):
+    """The config of the same scene, of which one file is gone."""
+    folder = shutil.copytree(config_file.parent, tmp_path / "gone")
+    (folder / "sar.tif").unlink()
+    moved = folder / "large.py"
+    moved.write_text(moved.read_text().replace(str(config_file.parent), str(folder)))
+    return moved
+
+
+def test_a_scene_is_mapped_without_a_sensor_by_windows_as_in_one_piece(
+    config_without_sar, model, in_one_piece, tmp_path, capsys
+):
+    assert predict(config_without_sar, model, tmp_path / "whole") == 2
+    assert "sar.tif" in capsys.readouterr().err
+    assert predict(config_without_sar, model, tmp_path / "whole", "--without", "sar") == 0
+    windows = ["--without", "sar", "--config.predict.tile=32"]
+    assert predict(config_without_sar, model, tmp_path / "windows", *windows) == 0
+    check_same(tmp_path / "windows", tmp_path / "whole")
+    assert read_absent(tmp_path / "windows" / "map.tif") == read_absent(tmp_path / "whole" / "map.tif") == ["sar"]
+    assert read_absent(in_one_piece / "map.tif") == []
+    shares = [rasterio.open(folder / "probabilities.tif").read() for folder in (tmp_path / "whole", in_one_piece)]
+    assert (shares[0] >= 0).all(0).any()
+    assert (shares[0] != shares[1]).any()
+    described = json.loads((tmp_path / "whole" / "scene.json").read_text())["modalities"]
+    assert [name for name, of in described.items() if of.get("absent")] == ["sar"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("lidar",), "--without lidar: the model knows no such modality; it knows 'hsi', 'sar', 'height'."),
+        (("sar", "hsi", "height"), "--without sar hsi height: no modality is left"),
+    ],
+)
+def test_only_modalities_that_the_model_knows_and_not_all_can_be_absent(
+    config_file, model, tmp_path, capsys, names, message
+):
+    for tile in (0, 32):
+        assert predict(config_file, model, tmp_path, "--without", *names, f"--config.predict.tile={tile}") == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_run_maps_its_scene_without_a_sensor_and_is_none_the_worse_for_it(model, capsys, monkeypatch):
+    arguments = ["--config", "demo:tiny", *TRAINING, "--workdir", str(model)]
+    assert cli.main(["predict", *arguments]) == 0
+    read = lambda: rasterio.open(model / "confidence.tif").read()
+    whole, described = read(), (model / "scene.json").read_bytes()
+    assert cli.main(["predict", *arguments, "--without", "sar"]) == 0
+    assert (read() != whole).any()
+    run = open_run(configuration.load("demo:tiny", TRAINING), model)
+    metrics = scoring.evaluate(run)
+    assert metrics["without"] == ["sar"]
+    told = {}
+    monkeypatch.setattr(scoring, "write_report", lambda path, **report: told.update(report))
+    scoring.report(run, metrics)
+    assert "was made without sar" in " ".join(told["notes"])
+    assert cli.main(["predict", *arguments]) == 0
+    np.testing.assert_array_equal(read(), whole)
+    assert (model / "scene.json").read_bytes() == described
+    capsys.readouterr()
+    assert cli.main(["train", *arguments, "--config.predict.without=('sar',)"]) == 2
+    assert "`bdgf train` trains, which takes all modalities" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_known_of_the_scene_lies_beside_its_map(config_file, model, tmp_path):

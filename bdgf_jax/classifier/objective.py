@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bdgf_jax.classifier.augmentation import jitter, random_symmetries, transform
+from bdgf_jax.classifier.modality_dropout import check_probability, choose, draw_hidden, hide
 from bdgf_jax.classifier.model import Predictions
 from bdgf_jax.classifier.mutual_learning import entropy_loss, similarity_loss
 from bdgf_jax.errors import InputError
@@ -34,28 +35,37 @@ def classification_objective(
     Args:
       graph: the classifier's graph from `nnx.split`; `parameters` is the state beside it.
       classifier: the `classifier` section; here `patch`, `centre` and `mutual` are read.
-      train: the `train` section; here `steps`, `augment`, `jitter`, `class_balance` and `label_smoothing` are read.
+      train: the `train` section; here `steps`, `augment`, `jitter`, `class_balance`, `label_smoothing` and
+        `modality_dropout` are read.
       gather: `gather(arrays, centres, side)`, patches (b side side …) around the centres from scene arrays (h w …).
 
     The objective's `data` holds `images` (by modality, h w c), `guidance` (levels, h w t d), `labels` (h w, int32, -1
     wherever there is no training pixel) and `class_weights` (k,), which are read where `class_balance` is `weighted`.
+    With `modality_dropout`, the levels are (h w v t d), see `modality_dropout.choose`.
 
     Raises:
-      InputError: if `train.class_balance` is unknown.
+      InputError: if `train.class_balance` is unknown, or `train.modality_dropout` no probability.
     """
     if train.class_balance not in BALANCES:
         raise InputError(f"train.class_balance is '{train.class_balance}'; expected one of {', '.join(BALANCES)}.")
-    mutual = classifier.mutual
+    mutual, dropout = classifier.mutual, train.modality_dropout
+    check_probability(dropout)
 
     def objective(parameters, carry, data, centres, key, step):
         shift_key, symmetry_key, jitter_key, dropout_key = jax.random.split(key, 4)
         shifted = shift(centres, shift_key, side=classifier.centre, shape=data["labels"].shape)
         patches = gather((data["images"], data["guidance"]), shifted, classifier.patch)
         labels = alone(gather(data["labels"], centres, 1), centres - shifted, side=classifier.centre)
+        hidden = draw_hidden(
+            jax.random.fold_in(key, 4), len(centres), modalities=len(data["images"]), probability=dropout
+        )
+        if dropout:
+            patches = patches[0], choose(patches[1], hidden)
         if train.augment:
             patches, labels = transform((patches, labels), random_symmetries(symmetry_key, len(centres)))
-        patches = jitter(patches, jitter_key, train.jitter)
-        predictions = nnx.merge(graph, parameters)(*patches, rngs=nnx.Rngs(dropout=dropout_key))
+        images, guidance = jitter(patches, jitter_key, train.jitter)
+        images = hide(images, hidden) if dropout else images
+        predictions = nnx.merge(graph, parameters)(images, guidance, rngs=nnx.Rngs(dropout=dropout_key))
         weights = data["class_weights"] if train.class_balance == "weighted" else None
         terms = loss_terms(predictions, labels, weights, mutual=mutual, smoothing=train.label_smoothing)
         ramp = jnp.minimum(step.astype(jnp.float32) / max(1.0, mutual.ramp * train.steps), 1.0)

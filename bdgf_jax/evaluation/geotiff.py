@@ -4,7 +4,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ class Bands:
       dtype: of their values.
       nodata: the value that stands for no data.
       colours: of values of the only band, (red, green, blue, alpha), each up to 255.
+      remarks: what the file says of itself, by name.
     """
 
     descriptions: tuple[str, ...]
     dtype: str
     nodata: int
     colours: Mapping[int, tuple[int, ...]] | None = None
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_geotiff(
@@ -81,6 +83,7 @@ def begin_geotiff(path: Path, shape: tuple[int, int], bands: Bands, georeference
     with quiet(), rasterio.open(plain_file(path), "w", driver="GTiff", **size, **values, **layout, **place) as file:
         for band, description in enumerate(bands.descriptions, start=1):
             file.set_band_description(band, description)
+        file.update_tags(**bands.remarks)
         if bands.colours is not None:
             file.write_colormap(1, bands.colours)
 

@@ -18,6 +18,7 @@ from bdgf_jax.scenes.scene import Georeference, LandCover, Scene
 
 NODATA_CLASS = 0
 NODATA_SHARE = -1
+WITHOUT = "WITHOUT_MODALITIES"  # in a map's metadata
 STRIPE = 512  # rows read at a time
 
 
@@ -26,16 +27,24 @@ def write_map(
     classes_of_pixels: Int[np.ndarray, "h w"],
     classes: Sequence[LandCover],
     georeference: Georeference | None,
+    without: Sequence[str] = (),
 ) -> None:
     """Writes a map that geographic information systems show in the classes' colours and with their names.
 
     A pixel holds the index of its class + 1, and 0, which is drawn transparent, where the index is -1. The names go
     to `map.tif.aux.xml` for GDAL, names and colours to `map.qml` for QGIS.
 
+    Args:
+      path: of the map.
+      classes_of_pixels: index of each pixel's class.
+      classes: the class table.
+      georeference: where the map lies.
+      without: modalities that it was made without, which its metadata tell.
+
     Raises:
       InputError: there are more classes than a byte can tell apart.
     """
-    write_geotiff(path, map_layer(classes_of_pixels), map_bands(classes), georeference)
+    write_geotiff(path, map_layer(classes_of_pixels), map_bands(classes, without), georeference)
     write_legend(path, classes)
 
 
@@ -50,8 +59,8 @@ def write_shares(
     write_geotiff(path, share_layers(shares, valid), share_bands(descriptions), georeference)
 
 
-def map_bands(classes: Sequence[LandCover]) -> Bands:
-    """The band of a map, with the classes' colours.
+def map_bands(classes: Sequence[LandCover], without: Sequence[str] = ()) -> Bands:
+    """The band of a map, with the classes' colours, and the modalities that it was made without.
 
     Raises:
       InputError: there are more classes than a byte can tell apart.
@@ -60,7 +69,8 @@ def map_bands(classes: Sequence[LandCover]) -> Bands:
         raise InputError(f"A map holds at most 255 classes, got {len(classes)}; merge some in scene.labels.")
     colours = {NODATA_CLASS: (0, 0, 0, 0)}
     colours |= {value: (*bytes.fromhex(cover.colour[1:]), 255) for value, cover in enumerate(classes, start=1)}
-    return Bands(("land cover",), "uint8", NODATA_CLASS, colours)
+    remarks = {WITHOUT: ", ".join(without)} if without else {}
+    return Bands(("land cover",), "uint8", NODATA_CLASS, colours, remarks)
 
 
 def map_layer(classes_of_pixels: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
@@ -125,6 +135,20 @@ def read_map(path: Path) -> tuple[Int[np.ndarray, "h w"], tuple[LandCover, ...],
         )
     georeference = None if crs is None and transform.is_identity else Georeference(crs, tuple(transform)[:6])
     return values.astype(np.int32) - 1, classes, georeference
+
+
+def read_absent(path: Path) -> list[str]:
+    """The modalities that a map was made without, as its metadata tell.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    try:
+        with quiet(), rasterio.open(path) as file:
+            told = file.tags().get(WITHOUT, "")
+    except RasterioIOError as error:
+        raise InputError(f"{path}: cannot be read ({error}). `bdgf predict` writes it anew.") from None
+    return told.split(", ") if told else []
 
 
 def survey_map(path: Path, classes: int) -> tuple[Int[np.ndarray, "_ _"], Int[np.ndarray, " k"]]:

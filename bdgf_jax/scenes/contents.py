@@ -1,6 +1,6 @@
 """The files that a configuration names, read onto the scene's grid: images, labels and masks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -58,10 +58,15 @@ class Contents(Protocol):
 
 
 class FileContents:
-    """The contents of the files that the `scene` section of a configuration names."""
+    """The contents of the files that the `scene` section of a configuration names.
 
-    def __init__(self, config: Any):
-        self.config = config
+    Args:
+      config: the section.
+      without: modalities whose files are left alone.
+    """
+
+    def __init__(self, config: Any, without: Sequence[str] = ()):
+        self.config, self._without = config, without
 
     def image(self, name: str, options: Mapping[str, Any], onto: Grid | None) -> Raster:
         """Reads the file of a modality."""
@@ -112,7 +117,8 @@ class FileContents:
 
     def files(self) -> list[Path]:
         """Every file that the configuration names, once."""
-        files = [options.file for options in self.config.modalities.values()] + [self.config.labels.file]
+        images = [options.file for name, options in self.config.modalities.items() if name not in self._without]
+        files = [*images, self.config.labels.file]
         if self.config.split.kind == "masks":
             files += [self.config.split.train_file, self.config.split.test_file]
         return [self.path(file) for file in dict.fromkeys(files) if file]

@@ -1,6 +1,6 @@
 """From the `scene` section of a configuration to a `Scene`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,11 +19,12 @@ from bdgf_jax.scenes.splits import Blocks, Split, split_blocks, split_masks, spl
 from bdgf_jax.scenes.synthetic import synthetic_scene
 
 
-def load_scene(config: Any) -> Scene:
+def load_scene(config: Any, without: Sequence[str] = ()) -> Scene:
     """Reads or makes the scene that the `scene` section of a configuration describes, and splits its labels.
 
     Args:
       config: the `scene` section, an `ml_collections.ConfigDict`.
+      without: modalities that are left out, as if there were nothing of them; files of theirs need not be there.
 
     Raises:
       InputError: for a file, field or value that cannot be used, with the likely fix.
@@ -32,10 +33,10 @@ def load_scene(config: Any) -> Scene:
         scene = synthetic_scene(**config.synthetic)
         contents = None
     else:
-        fields = modality_fields(config)
-        contents = _contents(config)
-        scene = _put_together(config, fields, contents)
-    scene = replace(scene, name=config.name)
+        contents = _contents(config, without)
+        scene = _put_together(config, modality_fields(config, without), contents, without)
+    left = {name: modality for name, modality in scene.modalities.items() if name not in without}
+    scene = replace(scene, name=config.name, modalities=left, absent=tuple(without))
     if not (scene.labels != UNLABELLED).any():
         return scene
     errors: list[Finding] = []
@@ -44,9 +45,9 @@ def load_scene(config: Any) -> Scene:
     raise SceneErrors([*scene.findings, *errors])
 
 
-def _contents(config: Any) -> Contents:
+def _contents(config: Any, without: Sequence[str]) -> Contents:
     if config.source == "files":
-        return FileContents(config)
+        return FileContents(config, without)
     if config.source == "prepared":
         # Imported here: TensorFlow Datasets is slow to import, and no other source needs it.
         from bdgf_jax.scenes.prepared import prepared_contents
@@ -59,26 +60,28 @@ def _contents(config: Any) -> Contents:
     raise InputError(f"scene.source is '{config.source}', expected 'files', 'prepared', 'patches' or 'synthetic'.")
 
 
-def modality_fields(config: Any) -> dict[str, dict[str, Any]]:
-    """The fields of every modality.
+def modality_fields(config: Any, without: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """The fields of every modality but those that are left out.
 
     Raises:
-      InputError: there are fewer than two modalities, or one is no set of fields.
+      InputError: there are fewer than two modalities, those that are left out included; or none is left, or one is no
+        set of fields.
     """
     for name, options in config.modalities.items():
         if not isinstance(options, ConfigDict):
             raise InputError(
                 f'scene.modalities.{name} is {options!r}, expected fields such as {{"file": {options!r}}}.'
             )
-    if len(config.modalities) < 2:
+    fields = {name: options.to_dict() for name, options in config.modalities.items() if name not in without}
+    if len(fields) + len(without) < 2 or not fields:
         raise InputError(
             f"scene.modalities holds {list(config.modalities)}; a multimodal scene needs two modalities or more, each"
             " with a `file`."
         )
-    return {name: options.to_dict() for name, options in config.modalities.items()}
+    return fields
 
 
-def _put_together(config: Any, fields: dict[str, dict[str, Any]], contents: Contents) -> Scene:
+def _put_together(config: Any, fields: dict[str, dict[str, Any]], contents: Contents, without: Sequence[str]) -> Scene:
     reference = reference_name(config, fields)
     findings: list[Finding] = []
     rasters = _read_rasters(contents, fields, reference, findings)
@@ -108,6 +111,7 @@ def _put_together(config: Any, fields: dict[str, dict[str, Any]], contents: Cont
         georeference=grid.georeference,
         sources=contents.sources(),
         findings=tuple(findings),
+        absent=tuple(without),
     )
 
 

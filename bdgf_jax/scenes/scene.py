@@ -91,6 +91,7 @@ class Scene:
       sources: the files that the scene was read from.
       findings: what was noticed, and what was changed, while the scene was read.
       split: how the masks were made, in words for the report.
+      absent: names of modalities that a model knows and that this scene is mapped without; they count towards the two.
 
     Raises:
       InputError: where the modalities or masks contradict each other.
@@ -105,9 +106,10 @@ class Scene:
     sources: tuple[Source, ...] = ()
     findings: tuple[Finding, ...] = ()
     split: str = "no split"
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if len(self.modalities) < 2:
+        if len(self.modalities) + len(self.absent) < 2 or not self.modalities:
             raise InputError(
                 f"scene.modalities holds {sorted(self.modalities)}; a multimodal scene needs two modalities or more."
             )
@@ -149,8 +151,19 @@ def check_modalities(expected: Iterable[str], given: Iterable[str]) -> None:
     for name in expected:
         if name not in given:
             raise InputError(
-                f"modality '{name}' is missing, given are {_listed(given)}; none is ever filled with zeros."
+                f"modality '{name}' is missing, given are {_listed(given)}; none is ever filled with zeros. Where the"
+                f" sensor has nothing to give, `bdgf predict --without {name}` maps without it."
             )
+
+
+def check_absent(absent: Iterable[str], known: Iterable[str]) -> None:
+    """Raises an InputError unless these are some, and not all, of the modalities that a model knows."""
+    absent, known = list(absent), list(known)
+    for name in absent:
+        if name not in known:
+            raise InputError(f"--without {name}: the model knows no such modality; it knows {_listed(known)}.")
+    if absent and set(absent) == set(known):
+        raise InputError(f"--without {' '.join(absent)}: no modality is left; the model knows {_listed(known)}.")
 
 
 def empty_masks(shape: tuple[int, int]) -> dict[str, Bool[np.ndarray, "h w"]]:

@@ -1,6 +1,6 @@
 """A scene that is read window by window, since it may be larger than memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -51,16 +51,20 @@ class SceneWindows(Protocol):
         ...
 
 
-def open_windows(config: Any) -> SceneWindows:
+def open_windows(config: Any, without: Sequence[str] = ()) -> SceneWindows:
     """The scene that the `scene` section of a configuration describes, without its labels.
 
     GeoTIFF and ENVI images and `.npy` arrays stay on disk; other array files, and scenes that are prepared or
     synthetic, are read whole.
 
+    Args:
+      config: the section.
+      without: modalities that are left out, as of `load_scene`.
+
     Raises:
       InputError: for a file, field or value that cannot be used, with the likely fix.
     """
-    return _FileWindows(config) if config.source == "files" else _LoadedWindows(load_scene(config))
+    return _FileWindows(config, without) if config.source == "files" else _LoadedWindows(load_scene(config, without))
 
 
 def read_reflected(
@@ -113,8 +117,8 @@ class _LoadedWindows:
 
 
 class _FileWindows:
-    def __init__(self, config: Any):
-        fields, contents = modality_fields(config), FileContents(config)
+    def __init__(self, config: Any, without: Sequence[str]):
+        fields, contents = modality_fields(config, without), FileContents(config, without)
         for name, options in fields.items():
             check_options(name, options)
         self.name: str = config.name

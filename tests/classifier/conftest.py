@@ -58,7 +58,15 @@ def config():
 @pytest.fixture
 def train():
     return ml_collections.ConfigDict(
-        {"steps": 100, "augment": True, "jitter": 0.0, "class_balance": "none", "label_smoothing": 0.0, "seed": 0}
+        {
+            "steps": 100,
+            "augment": True,
+            "jitter": 0.0,
+            "class_balance": "none",
+            "label_smoothing": 0.0,
+            "modality_dropout": 0.0,
+            "seed": 0,
+        }
     )
 
 
@@ -66,9 +74,9 @@ def train():
 def make(config):
     """Makes a classifier from the config as it is when this is called."""
 
-    def make_classifier(seed=0, levels=LEVELS):
+    def make_classifier(seed=0, levels=LEVELS, modalities=CHANNELS):
         guidance = [(TIMESTEPS, channels) for channels in levels]
-        return GuidedClassifier(config, modalities=CHANNELS, guidance=guidance, classes=CLASSES, rngs=nnx.Rngs(seed))
+        return GuidedClassifier(config, modalities=modalities, guidance=guidance, classes=CLASSES, rngs=nnx.Rngs(seed))
 
     return make_classifier
 

@@ -56,8 +56,15 @@ def report(scene):
         "prediction": prediction,
         **shares,
         "metrics": assess(scene, prediction, patch=11, block=8, **shares)
-        | {"literature_protocol": None, "against_own_map": None, "members": None, "seed": 3, "seconds": seconds}
-        | {"peak_bytes": {"train": {"host": 1_530_000_000, "device": 512_000_000}}},
+        | {
+            "literature_protocol": None,
+            "against_own_map": None,
+            "members": None,
+            "without": [],
+            "seed": 3,
+            "seconds": seconds,
+            "peak_bytes": {"train": {"host": 1_530_000_000, "device": 512_000_000}},
+        },
         "pretrain_log": [
             {"step": i, "loss": 1.0, "loss/msi": 1 / (i + 1), "masking/msi": 0.2, "skill/msi": 0.5} for i in range(9)
         ],
