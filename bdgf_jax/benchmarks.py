@@ -29,7 +29,9 @@ LOCAL_CLIMATE_ZONES = (
 
 
 def benchmark_config(name: str, classes: Sequence[tuple[str, str]], size: str) -> Config:
-    """The config of a scene that is prepared once and then loaded by its name, with patches of 11 × 11 [kin: MSFMamba].
+    """The config of a scene that is prepared once and then loaded by its name.
+
+    As in the field, each pixel has a patch of 11 × 11 to itself [kin: MSFMamba].
 
     Args:
       name: of the scene; its files are those of the layout of that name, where there is one.
@@ -44,4 +46,5 @@ def benchmark_config(name: str, classes: Sequence[tuple[str, str]], size: str) -
     config.scene.labels.names = {str(value): title for value, (title, _) in enumerate(classes, start=1)}
     config.scene.labels.colours = {str(value): colour for value, (_, colour) in enumerate(classes, start=1)}
     config.classifier.patch = 11
+    config.classifier.centre = 1
     return config

@@ -301,7 +301,7 @@ def inspect(config: Config, workdir: pathlib.Path) -> None:
     except SceneErrors as errors:
         print_findings(errors.findings, console)
         raise
-    findings = print_inspection(scene, console, patch=config.classifier.patch)
+    findings = print_inspection(scene, console, patch=configuration.side_seen(config))
     draw_scene(scene, workdir / "scene.png")
     print(f"Picture: {workdir / 'scene.png'}")
     refuse_errors(findings)

@@ -141,6 +141,11 @@ def flatten(config: ml_collections.ConfigDict | dict, prefix: str = "") -> Itera
             yield f"{prefix}{key}", list(plain) if isinstance(plain, tuple) else plain
 
 
+def side_seen(config: Config) -> int:
+    """Side of the square round a pixel that its prediction may see, in pixels: its patch, whose centre it lies in."""
+    return config.classifier.patch + config.classifier.centre - 1
+
+
 def differences(before: dict, after: dict, sections: Iterable[str]) -> list[str]:
     """`field: before -> after` for every field of these sections that differs and has a say in what is learnt."""
     wanted = tuple(f"{section}." for section in sections)

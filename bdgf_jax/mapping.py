@@ -19,6 +19,7 @@ from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.diffusion.features import (
     FeatureStatistics,
+    even_tile,
     fit_feature_statistics,
     noise_field,
     scene_features,
@@ -160,24 +161,30 @@ def diffusion_features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
 
 def raw_features(run: Run, graph: nnx.GraphDef, parameters: nnx.State) -> tuple[Float[np.ndarray, "h w t _"], ...]:
     """The chosen levels of this denoiser's decoder at the chosen timesteps, for the whole scene."""
-    tile = run.config.features.tile
-    activations, arrays = feature_extractor(run, graph)
+    tile = scene_tile(run)
+    activations, arrays = feature_extractor(run, graph, tile)
     with progress("Features", total=tile_count(run.scene.shape, tile), unit="tile") as bar:
         return scene_features(activations, parameters, arrays, run.scene.shape, tile=tile, on_progress=bar.advance)
 
 
-def feature_extractor(run: Run, graph: nnx.GraphDef) -> tuple[Callable, dict[str, Any]]:
+def scene_tile(run: Run) -> int:
+    """Side of the tiles that the scene is passed through the DDPM in."""
+    config = run.config
+    return even_tile(run.scene.shape, config.features.tile, multiple=2 ** (len(config.diffusion.multipliers) - 1))
+
+
+def feature_extractor(run: Run, graph: nnx.GraphDef, tile: int) -> tuple[Callable, dict[str, Any]]:
     """What computes the features of a tile by this denoiser, see `tile_activations`, and the arrays that it reads."""
     config, (height, width) = run.config.features, run.scene.shape
     noise = noise_field(run.channels, config.seed, config.draws, np.arange(height), np.arange(width), width=width)
     images, valid = jax.tree.map(jnp.asarray, (run.images, run.valid))
-    return feature_program(run.config, graph), {"images": images, "valid": valid, "noise": noise}
+    return feature_program(run.config, graph, tile), {"images": images, "valid": valid, "noise": noise}
 
 
-def feature_program(config: Config, graph: nnx.GraphDef) -> Callable:
+def feature_program(config: Config, graph: nnx.GraphDef, tile: int) -> Callable:
     """What computes the features of a tile by this denoiser, see `tile_activations`; one program for all scenes."""
     diffusion, features = config.diffusion, config.features
-    chosen = (tuple(features.timesteps), tuple(features.levels), features.tile, features.margin)
+    chosen = (tuple(features.timesteps), tuple(features.levels), tile, features.margin)
     return _feature_program(graph, diffusion.schedule, diffusion.timesteps, *chosen)
 
 

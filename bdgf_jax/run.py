@@ -97,7 +97,7 @@ def open_run(
     if without:
         check_absent(without, _recorded_modalities(workdir))
     scene = load_scene(config.scene, without) if scene is None else scene
-    findings = inspect_scene(scene, patch=config.classifier.patch)
+    findings = inspect_scene(scene, patch=configuration.side_seen(config))
     refuse_errors(findings)
     transforms = _transforms(config, workdir, scene) if transforms is None else transforms
     images = seen_by_models(transforms, scene.modalities)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from bdgf_jax import mapping, memory
+from bdgf_jax import configuration, mapping, memory
 from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.evaluation.assessment import assess
@@ -51,7 +51,7 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     metrics = assess(
         run.scene,
         prediction,
-        patch=run.config.classifier.patch,
+        patch=configuration.side_seen(run.config),
         block=run.config.scene.split.block,
         probability_sample=run.config.evaluate.probability_sample,
         confidence=confidence,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bdgf_jax import mapping
+from bdgf_jax import configuration, mapping
 from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.features import Level, noise_field, standardise_features
 from bdgf_jax.errors import InputError
@@ -106,7 +106,7 @@ class WindowMapper:
         if config.predict.labelled_only:
             raise InputError("predict.labelled_only does not go with windows, which see no labels; leave it out.")
         # How far from a pixel lies what its prediction depends on, beside what its features have seen.
-        self._reach = config.classifier.patch // 2 + config.classifier.centre // 2
+        self._reach = configuration.side_seen(config) // 2
         self._halo, guidance, weights = self._reach, (), []
         self._guided = config.features.source != "none"
         if self._guided:
@@ -118,7 +118,7 @@ class WindowMapper:
                 )
             self._halo = -(-self._reach // tile) * tile + config.features.margin
             graph, self._denoiser = mapping.denoiser(model)
-            self._activations = mapping.feature_program(config, graph)
+            self._activations = mapping.feature_program(config, graph, tile)
             self._statistics = mapping.load_feature_statistics(model)
             guidance = tuple(np.empty((0, 0, *mean.shape), np.float32) for mean in self._statistics.mean)
             weights = [self._denoiser, *self._statistics]

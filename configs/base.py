@@ -109,7 +109,7 @@ def get_config(size: str = "") -> Any:
             "timesteps": (50, 100, 400),
             "draws": 4,  # of noise, whose features are averaged
             "levels": (0, 1),  # of the decoder, coarsest first
-            "tile": 64,  # the scene is passed through the DDPM in tiles of this side …
+            "tile": 128,  # the scene is passed through the DDPM in equal tiles of at most this side …
             "margin": 16,  # … with this many pixels round each, thrown away afterwards
             "seed": 0,  # of the noise that the scene is mixed with
             # one more level of guidance, by classical means: openings and closings by reconstruction with disks of
@@ -122,8 +122,11 @@ def get_config(size: str = "") -> Any:
     config.classifier = ml_collections.ConfigDict(
         {
             "branches": ("cnn", "mamba", "transformer"),
-            "patch": 5,  # side of the patch round a pixel, odd; diffusion features see further by themselves
-            "centre": 1,  # side s of the patch's centre that is predicted, odd
+            # side of a patch, odd; diffusion features see further by themselves
+            "patch": 7,
+            # side s of the patch's centre that is predicted at once, odd; 1 = a patch for each pixel, as published. A
+            # pixel sees patch + centre - 1 pixels across: two that see 11, as here, share nothing at a guard of 10
+            "centre": 5,
             "width": 32,
             "stages": 3,
             "dropout": 0.3,

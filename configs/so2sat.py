@@ -35,6 +35,7 @@ def get_config(size: str = ""):
     config.features.margin = 0
     config.features.context.components = 0
     config.classifier.patch = SIDE - 1
+    config.classifier.centre = 1  # whatever lies beside it is another patch
     config.train.batch_size = 32  # of 961 tokens each
     config.predict.batch_size = 32
     config.predict.labelled_only = True

@@ -78,7 +78,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
         "patch 11": {"classifier__patch": 11},
         "stride 1": {"classifier__centre": 1, "classifier__patch": 5},
         "stride 3": {"classifier__centre": 3, "classifier__patch": 5},
-        "stride 5": {"classifier__centre": 5, "classifier__patch": 7},
+        "stride 5": {"classifier__centre": 5, "classifier__patch": 7},  # the default
         "stride 7": {"classifier__centre": 7, "classifier__patch": 9},
         "stride 5, patch 9": {"classifier__centre": 5, "classifier__patch": 9},
     },

@@ -197,7 +197,7 @@ def prediction_program(run: Any, program: str, devices: list) -> tuple[Any, int,
     if program == "features":
         graph, parameters = build_denoiser(config.diffusion, run.channels, seed=0)
         activations: Any
-        activations, arrays = mapping.feature_extractor(run, graph)
+        activations, arrays = mapping.feature_extractor(run, graph, config.features.tile)
         traced = activations.trace(shapes(parameters), shapes(arrays), centres(2))
         return traced, size(parameters), config.features.draws
     guidance = guidance_of(config)

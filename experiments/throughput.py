@@ -190,14 +190,14 @@ def looped(task: Task, config: Any, calls: int = 10) -> float:
 
 def extraction(run: Run, repeats: int) -> dict[str, Any]:
     """The diffusion features of one tile."""
-    config = run.config.features
+    tile = mapping.scene_tile(run)
     graph, parameters = mapping.denoiser(run)
-    activations, arrays = mapping.feature_extractor(run, graph)
-    centre = jnp.array([config.tile // 2, config.tile // 2], jnp.int32)
+    activations, arrays = mapping.feature_extractor(run, graph, tile)
+    centre = jnp.array([tile // 2, tile // 2], jnp.int32)
     program, counted = compiled(activations, parameters, arrays, centre)
-    counted["flops"] *= config.draws  # the loop over the draws is all of the program, and is counted once
+    counted["flops"] *= run.config.features.draws  # the loop over the draws is all of the program, and is counted once
     seconds = timings(lambda: program(parameters, arrays, centre), repeats)
-    return {"stretch": "features"} | spread(seconds, config.tile**2, "pixels", counted)
+    return {"stretch": "features"} | spread(seconds, tile**2, "pixels", counted)
 
 
 def predictions(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> Iterator[dict[str, Any]]:

@@ -173,6 +173,18 @@ def scene_features(
     return tuple(maps)
 
 
+def even_tile(shape: tuple[int, int], longest: int, *, multiple: int) -> int:
+    """Side of the tiles that cover a scene evenly: as few as `longest` allows, and no larger than they have to be.
+
+    Args:
+      shape: rows and columns of the scene.
+      longest: side that is allowed.
+      multiple: what the side must be a multiple of, as `longest` is.
+    """
+    needed = max(-(-size // -(-size // longest)) for size in shape)
+    return min(longest, -(-needed // multiple) * multiple)
+
+
 def tile_count(shape: tuple[int, int], tile: int) -> int:
     """Number of tiles that cover a scene."""
     return -(-shape[0] // tile) * -(-shape[1] // tile)

@@ -34,7 +34,7 @@ def assess(
     Args:
       scene: its test pixels are the reference.
       prediction: class of each pixel, -1 for nodata.
-      patch: side of the patches that the map was predicted from.
+      patch: side of the square round a pixel that its prediction may have seen.
       block: side of the blocks that the interval of the overall accuracy resamples, in pixels.
       probability_sample: whether the test pixels were drawn at random from all of the scene, or from each class of this
         map, so that areas and accuracies of the whole scene can be estimated from them.

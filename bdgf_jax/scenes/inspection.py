@@ -24,7 +24,8 @@ def inspect_scene(scene: Scene, *, patch: int = 11) -> list[Finding]:
 
     Args:
       scene: the scene.
-      patch: side of the classifier's patches; two of them overlap where their centres are less than this apart.
+      patch: side of the square that a pixel's prediction may see; two of them overlap where their centres are less than
+        this apart.
     """
     findings = list(scene.findings)
     for name, modality in scene.modalities.items():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bdgf_jax.diffusion.features import (
+    even_tile,
     fit_feature_statistics,
     noise_field,
     scene_features,
@@ -122,3 +123,18 @@ def test_standardised_features_have_zero_mean_and_unit_deviation_where_there_is_
 def test_what_does_not_fit_the_denoiser_is_refused(denoiser, arrays, options, message):
     with pytest.raises(InputError, match=message):
         maps(denoiser, arrays, **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "longest", "side"),
+    [
+        ((224, 224), 128, 112),
+        ((128, 128), 128, 128),
+        ((129, 40), 128, 68),
+        ((40, 30), 128, 40),
+        ((1000, 700), 128, 128),
+    ],
+)
+def test_tiles_cover_a_scene_evenly(shape, longest, side):
+    assert even_tile(shape, longest, multiple=4) == side
+    assert tile_count(shape, side) == tile_count(shape, longest)
