@@ -72,6 +72,14 @@ REDUCED = {
 SPLITS = 3  # that a DDPM's features are probed on
 CROPS = 64  # of the draw that skills are measured on
 QUICK = ("none", "adaptive")
+QUICK_SIZE = {
+    "diffusion.multipliers": (1,),
+    "pretrain.steps": 4,
+    "pretrain.log_every": 1,
+    "features.levels": (0,),
+    "features.draws": 1,
+    "features.timesteps": (5,),
+}
 COLOURS = ("#2b7bba", "#b3322c", "#5a8f3c", "#8a5fa8", "#c08a2d", "#555555")
 
 
@@ -92,8 +100,9 @@ def main() -> int:
         rules = tuple(options.rules.split(",")) if options.rules else QUICK if options.quick else tuple(RULES)
         if unknown := [rule for rule in rules if rule not in RULES]:
             raise InputError(f"--rules: there is no {unknown[0]!r}; there are {', '.join(RULES)}.")
-        size = [] if options.quick else [f"--config.{field}={value}" for field, value in REDUCED.items()]
-        config = configuration.load(f"{options.config}:tiny" if options.quick else options.config, size + overrides)
+        size = QUICK_SIZE if options.quick else REDUCED
+        overrides = [*(f"--config.{field}={value}" for field, value in size.items()), *overrides]
+        config = configuration.load(f"{options.config}:tiny" if options.quick else options.config, overrides)
         name = options.name or pathlib.Path(config.scene.folder).name or config.scene.name
         seeds = range(1 if options.quick else options.seeds)
         results = read_json(options.out)
@@ -123,7 +132,7 @@ def compare(config: Config, rules: Sequence[str], seeds: range, workdir: pathlib
     """
     whole = open_run(config, workdir / "scene")
     alone = {name: dataclasses.replace(whole, images={name: image}) for name, image in whole.images.items()}
-    extract = {tuple(run.images): extractor(run) for run in (whole, *alone.values())}
+    shared = {tuple(run.images): programs(run) for run in (whole, *alone.values())}
     folders = {f"alone_{name}": (run, "none") for name, run in alone.items()} | {rule: (whole, rule) for rule in rules}
     cells = [(seed, folder, *folders[folder]) for seed in seeds for folder in folders]
     with progress("Balance", total=len(cells), unit="cell") as bar:
@@ -133,7 +142,7 @@ def compare(config: Config, rules: Sequence[str], seeds: range, workdir: pathlib
                 config=configured(config, masking__rule=rule, pretrain__seed=seed),
                 workdir=workdir / folder / f"seed_{seed}",
             )
-            once(cell.workdir / "measured.json", partial(measure, cell, seed, extract[tuple(run.images)]))
+            once(cell.workdir / "measured.json", partial(measure, cell, seed, shared[tuple(run.images)]))
             if fused and run is whole:
                 once(cell.workdir / "fused.json", partial(fused_accuracy, cell, seed))
             bar.advance()
@@ -160,34 +169,49 @@ def once(file: pathlib.Path, compute: Callable[[], dict]) -> None:
         write_json(file, compute())
 
 
-def extractor(run: Run) -> tuple[Callable, dict[str, Any]]:
-    """The program that extracts features, and the arrays that it reads: the same for all DDPMs of these modalities."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Programs:
+    """What all DDPMs of the same modalities share, compiled once.
+
+    Attributes:
+      extract: features of a tile, see `tile_activations`.
+      arrays: that `extract` reads.
+      denoise: (parameters, noisy crops, t, unseen pixels) -> predictions by modality.
+    """
+
+    extract: Callable
+    arrays: dict[str, Any]
+    denoise: Callable
+
+
+def programs(run: Run) -> Programs:
+    """The programs for DDPMs of the run's modalities."""
     graph, _ = build_denoiser(run.config.diffusion, run.channels, 0)
-    return mapping.feature_extractor(run, graph)
+    denoise = jax.jit(lambda parameters, *inputs: nnx.merge(graph, parameters)(*inputs)[0])
+    return Programs(*mapping.feature_extractor(run, graph), denoise)
 
 
-def measure(run: Run, seed: int, extract: tuple[Callable, dict[str, Any]]) -> dict[str, Any]:
+def measure(run: Run, seed: int, shared: Programs) -> dict[str, Any]:
     """Pre-trains one DDPM and measures it.
 
     Args:
       run: of the cell; its images are the modalities that the DDPM knows.
       seed: of the splits.
-      extract: what `extractor` gave for these modalities.
+      shared: the programs for these modalities.
     """
     began = time.monotonic()
-    graph, _ = build_denoiser(run.config.diffusion, run.channels, run.config.pretrain.seed)
     parameters = pretrain(run)
     modalities, scenes = tuple(run.images), splits(run.config, seed)
     seen = [which for count in range(1, len(modalities) + 1) for which in itertools.combinations(modalities, count)]
     record: dict[str, Any] = {"oa": {}, "aa": {}}
     for which in seen:
-        levels = features_seeing(run, parameters, extract, which)
+        levels = features_seeing(run, parameters, shared, which)
         figures = [probe_scores(scene, levels) for scene in scenes]
         for figure in ("oa", "aa"):
             record[figure]["+".join(which)] = round(float(np.mean([each[figure] for each in figures])), 6)
     return record | {
-        "skill_visible": skills(run, graph, parameters, hidden=()),
-        "skill_hidden": {name: skills(run, graph, parameters, hidden=(name,))[name] for name in modalities},
+        "skill_visible": skills(run, parameters, shared, hidden=()),
+        "skill_hidden": {name: skills(run, parameters, shared, hidden=(name,))[name] for name in modalities},
         "masking": masking_by_step(run.workdir / "pretrain" / "log.jsonl", modalities),
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -200,13 +224,12 @@ def splits(config: Config, seed: int) -> list[Scene]:
 
 
 def features_seeing(
-    run: Run, parameters: nnx.State, extract: tuple[Callable, dict[str, Any]], seen: Sequence[str]
+    run: Run, parameters: nnx.State, shared: Programs, seen: Sequence[str]
 ) -> tuple[Float[np.ndarray, "h w _ _"], ...]:
     """Standardised features of the whole scene by a DDPM from which all modalities but these are hidden."""
-    program, arrays = extract
+    arrays, shape, tile = shared.arrays, run.scene.shape, run.config.features.tile
     valid = {name: pixels if name in seen else jnp.zeros_like(pixels) for name, pixels in arrays["valid"].items()}
-    shape, tile = run.scene.shape, run.config.features.tile
-    levels = scene_features(program, parameters, arrays | {"valid": valid}, shape, tile=tile)
+    levels = scene_features(shared.extract, parameters, arrays | {"valid": valid}, shape, tile=tile)
     return standardise_features(levels, fit_feature_statistics(levels, run.scene.valid))
 
 
@@ -217,13 +240,13 @@ def probe_scores(scene: Scene, levels: tuple[np.ndarray, ...]) -> dict[str, floa
     return scores(confusion_matrix(reference, predicted, len(scene.classes)))
 
 
-def skills(run: Run, graph: nnx.GraphDef, parameters: nnx.State, *, hidden: Sequence[str]) -> dict[str, float]:
+def skills(run: Run, parameters: nnx.State, shared: Programs, *, hidden: Sequence[str]) -> dict[str, float]:
     """1 - MSE(x̂_0) / Var(x_0) of each modality, mean over the bins of t, on the same draw for every DDPM.
 
     Args:
       run: of the DDPM.
-      graph: of the denoiser.
       parameters: of the denoiser.
+      shared: the programs for its modalities.
       hidden: modalities of which nothing is seen.
     """
     config, names = run.config.diffusion, tuple(run.images)
@@ -237,17 +260,17 @@ def skills(run: Run, graph: nnx.GraphDef, parameters: nnx.State, *, hidden: Sequ
     key = jax.random.key(0)
     noise = {n: jax.random.normal(jax.random.fold_in(key, i), images[n].shape) for i, n in enumerate(names)}
     noisy = add_noise(schedule, images, noise, t)
-    unseen = {name: ~crops["valid"][name] | (name in hidden) for name in names}
-    outputs, _ = jax.jit(lambda *inputs: nnx.merge(graph, parameters)(*inputs))(noisy, t, unseen)
+    unseen = {name: jnp.ones_like(crops["valid"][name]) if name in hidden else ~crops["valid"][name] for name in names}
+    outputs = shared.denoise(parameters, noisy, t, unseen)
     signal, sigma = schedule.signal(t)[:, None, None, None], schedule.noise(t)[:, None, None, None]
     errors, squares = [], []
     for name in names:
         at_visible, at_hidden = outputs[name]
         estimate = clean_estimate(config.target, at_visible, noisy[name], signal, sigma)
         estimate = at_hidden if name in hidden else estimate
-        counted = crops["valid"][name][..., None]
-        errors.append((((estimate - images[name]) ** 2) * counted).sum((1, 2, 3)))
-        squares.append(((images[name] ** 2) * counted).sum((1, 2, 3)))
+        total = lambda values, valid=crops["valid"][name]: jnp.where(valid, values.sum(-1), 0.0).sum((1, 2))
+        errors.append(total((estimate - images[name]) ** 2))
+        squares.append(total(images[name] ** 2))
     start = jnp.zeros((len(names), TIME_BINS))
     skill = update_skills(start, jnp.stack(errors), jnp.stack(squares), t, config.timesteps, decay=0.0).mean(-1)
     return {name: round(float(value), 6) for name, value in zip(names, skill)}

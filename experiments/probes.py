@@ -52,6 +52,16 @@ SHARES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.7)  # of the DDPM's timesteps, at which f
 QUICK = (0.05, 0.4)
 NETS = ("trained", "untrained")
 FIGURES = ("oa", "aa", "kappa")
+QUICK_SIZE = {
+    "diffusion.multipliers": (1, 1),
+    "pretrain.steps": 4,
+    "features.levels": (0,),
+    "features.draws": 1,
+    "features.context.components": 0,
+    "classifier.stages": 1,
+    "train.steps": 4,
+    "train.evaluate_every": 0,
+}
 PIXELS = 300  # of each class in the pictures, at most
 COLOURS = ("#2b7bba", "#b3322c", "#5a8f3c", "#8a5fa8")
 
@@ -68,6 +78,8 @@ def main() -> int:
     options, overrides = parser.parse_known_args()
     use_compilation_cache()
     try:
+        if options.quick:
+            overrides = [*(f"--config.{field}={value}" for field, value in QUICK_SIZE.items()), *overrides]
         config = configuration.load(f"{options.config}:tiny" if options.quick else options.config, overrides)
         name = options.name or pathlib.Path(config.scene.folder).name or config.scene.name
         seeds = range(1 if options.quick else options.seeds)
@@ -189,7 +201,7 @@ def table(scene: str, result: Mapping[str, Any]) -> str:
     lines = [f"| {scene}, AA at timestep | {' | '.join(timesteps)} |", f"|{' --- |' * (len(timesteps) + 1)}"]
     for level in result["trained"]:
         for net in NETS:
-            values = [[each["aa"] for each in result[net][level][t]] for t in timesteps]
+            values = [result[net][level][t]["aa"] for t in timesteps]
             cells = [f"{100 * np.mean(each):.1f} ± {100 * deviation(each):.1f}" for each in values]
             lines.append(f"| {level}, {net} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -208,7 +220,7 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None:
     for (scene, result), panel in zip(results.items(), axes[0]):
         timesteps = result["settings"]["timesteps"]
         for (level, colour), net in [(pair, net) for pair in zip(result["trained"], COLOURS) for net in NETS]:
-            values = np.array([[100 * each["aa"] for each in result[net][level][str(t)]] for t in timesteps])
+            values = 100 * np.array([result[net][level][str(t)]["aa"] for t in timesteps])
             spread = [deviation(each) for each in values]
             style = {"color": colour, "linestyle": "-" if net == "trained" else "--", "capsize": 2, "marker": "o"}
             panel.errorbar(
