@@ -59,6 +59,7 @@ QUICK_SIZE = {
     "features.draws": 1,
     "features.context.components": 0,
     "classifier.stages": 1,
+    "classifier.branches": ("cnn",),
     "train.steps": 4,
     "train.evaluate_every": 0,
 }

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +19,6 @@ from experiments.modality_balance import (
     QUICK_SIZE,
     compare,
     features_seeing,
-    plot,
     programs,
     shapley,
     skills,
@@ -23,6 +26,8 @@ from experiments.modality_balance import (
     summary,
     table,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +103,20 @@ def test_a_net_that_says_nothing_has_the_skill_of_its_noisy_input(run):
 
 
 @pytest.mark.slow
-def test_cells_are_measured_once(config, tmp_path, monkeypatch):
-    arguments = (config, QUICK, range(1), tmp_path / "runs")
-    results = compare(*arguments, fused=False)
+def test_the_program_measures_every_cell_once(config, tmp_path, monkeypatch):
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device
+    arguments = ["--config", "demo", "--out", tmp_path / "out.json", "--workdir", tmp_path, "--quick"]
+    program = [sys.executable, ROOT / "experiments" / "modality_balance.py", *arguments]
+    done = subprocess.run(list(map(str, program)), env=environment, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "out.json").read_text())["demo"]
     assert list(results) == list(QUICK)
     for rule, result in results.items():
         assert 0.0 < result["balance_index"][0] <= 1.0
         assert len(result["aa"]) == 7
         hidden = np.array([result["masking"][name] for name in ("hsi", "sar", "height")])
         assert hidden.any() == (rule != "none")
-    monkeypatch.setattr("experiments.modality_balance.measure", lambda *_: pytest.fail("ran again"))
-    assert compare(*arguments, fused=False) == results
-    (tmp_path / "out.json").write_text(json.dumps({"tiny": results}))
-    plot(json.loads((tmp_path / "out.json").read_text()), tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_size > 5_000
+    monkeypatch.setattr("experiments.modality_balance.measure", lambda *_: pytest.fail("ran again"))
+    again = compare(config, QUICK, range(1), tmp_path / "demo", fused=False)
+    assert json.loads(json.dumps(again)) == results

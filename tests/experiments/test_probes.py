@@ -1,27 +1,29 @@
 """The measures on features that are known, and the program on a tiny scene."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bdgf_jax import configuration
-from bdgf_jax.fitting import pretrain
 from bdgf_jax.run import open_run
-from bdgf_jax.scenes.scene import LandCover
 from experiments.probes import (
     PIXELS,
     QUICK,
     QUICK_SIZE,
-    branch_features,
     described,
     plot,
-    plot_branches,
     probe_levels,
     separation,
     some_of_each_class,
     table,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_separation_is_a_share_of_neighbours_mean_over_the_classes():
@@ -59,24 +61,23 @@ def test_levels_and_nets_stand_in_table_and_figure(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
-    config = configuration.load("demo:tiny", [f"--config.{field}={value}" for field, value in QUICK_SIZE.items()])
-    run = open_run(config, tmp_path / "scene")
-    pretrain(run)
-    result = probe_levels(run, range(1), QUICK, tmp_path)
+def test_the_program_probes_every_split_once_and_leaves_both_figures(tmp_path, monkeypatch):
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device
+    arguments = ["--config", "demo", "--out", tmp_path / "out.json", "--workdir", tmp_path, "--quick"]
+    program = [sys.executable, ROOT / "experiments" / "probes.py", *arguments]
+    done = subprocess.run(list(map(str, program)), env=environment, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "out.json").read_text())["demo"]
     for net in ("trained", "untrained"):
         assert list(result[net]) == ["level 0", "level 1"]
         for probes in result[net].values():
             assert list(probes) == ["5", "40"]
             assert all(0.0 < each["aa"][0] <= 1.0 for each in probes.values())
     assert result["trained"] != result["untrained"]
-
-    vectors, labels = branch_features(run, 0, tmp_path)
-    assert list(vectors) == ["cnn", "mamba", "transformer"]
-    assert all(values.shape == (len(labels), config.classifier.width) for values in vectors.values())
-    classes = [LandCover(cover.name, cover.colour) for cover in run.classes]
-    plot_branches("tiny", vectors, labels, classes, tmp_path / "branches.png")
-    assert (tmp_path / "branches.png").stat().st_size > 5_000
+    assert all(sum(each["explained"]) <= 1.0 for each in result["branches"].values())
+    assert all((tmp_path / name).stat().st_size > 5_000 for name in ("out.png", "out_branches.png"))
 
     monkeypatch.setattr("experiments.probes.probe_split", lambda *_: pytest.fail("ran again"))
-    assert json.loads(json.dumps(probe_levels(run, range(1), QUICK, tmp_path))) == json.loads(json.dumps(result))
+    config = configuration.load("demo:tiny", [f"--config.{field}={value}" for field, value in QUICK_SIZE.items()])
+    again = probe_levels(open_run(config, tmp_path / "demo" / "scene"), range(1), QUICK, tmp_path / "demo")
+    assert json.loads(json.dumps(again)) == {name: part for name, part in result.items() if name != "branches"}
