@@ -75,11 +75,11 @@ def get_config(size: str = "") -> Any:
     # Which pixels of which modality the DDPM has to do without.
     config.masking = ml_collections.ConfigDict(
         {
-            "rule": "adaptive",  # none | fixed | random | adaptive | loss_ratio | miam
+            "rule": "adaptive",  # none | fixed | random | adaptive | loss_ratio | miam | alone
             "ratio": 0.1,  # probability that a modality is hidden; the highest one for loss_ratio
             "floor": 0.02,  # lowest probability, of adaptive and loss_ratio
             "alpha": 0.5,  # how steeply adaptive and loss_ratio answer to a lead
-            "temperature": 0.2,  # of loss_ratio's softmax over skills
+            "temperature": 0.2,  # of the softmax over skills of loss_ratio and alone
             "exponent": 1.0,  # of miam's weights
             "concentration": 10.0,  # of miam's Beta distributions
             "whole": 0.5,  # share of the samples whose modalities are hidden whole; the others lose cells

@@ -112,6 +112,22 @@ def miam(config, modalities: int, batch: int) -> MaskingRule:
     return MaskingRule((jnp.zeros(modalities), jnp.full(modalities, EPSILON)), rule)
 
 
+def alone(config, modalities: int, batch: int) -> MaskingRule:
+    """Shows one modality alone on a share of the samples, the one that is behind more often; all of them on the others.
+
+    The share is ratio M / (M - 1), so that as much is hidden as by `fixed`; the modality is drawn by softmax(-s).
+    """
+
+    def rule(state, skills, key):
+        for_share, for_choice = jax.random.split(key)
+        share = jnp.clip(config.ratio * modalities / (modalities - 1), 0.0, 1.0)
+        alone = jax.random.uniform(for_share, (batch, 1)) < share
+        shown = jax.random.categorical(for_choice, -skills / config.temperature, shape=(batch,))
+        return jnp.where(alone & ~jax.nn.one_hot(shown, modalities, dtype=bool), 1.0, 0.0), state
+
+    return MaskingRule((), rule)
+
+
 RULES: Mapping[str, Callable[[Any, int, int], MaskingRule]] = {
     "none": none,
     "fixed": fixed,
@@ -119,6 +135,7 @@ RULES: Mapping[str, Callable[[Any, int, int], MaskingRule]] = {
     "adaptive": adaptive,
     "loss_ratio": loss_ratio,
     "miam": miam,
+    "alone": alone,
 }
 
 

@@ -29,13 +29,13 @@ def test_every_rule_answers_probabilities_for_each_sample_and_modality(masking, 
     assert (answer <= 1.0).all()
 
 
-@pytest.mark.parametrize("rule", ["adaptive", "loss_ratio", "miam"])
+@pytest.mark.parametrize("rule", ["adaptive", "loss_ratio", "miam", "alone"])
 def test_an_adaptive_rule_hides_the_modality_that_is_ahead_more_often(masking, rule):
     mean = ratios(masking, rule, [0.8, 0.2], steps=20).mean(0)
     assert mean[0] > mean[1] + 0.05
 
 
-@pytest.mark.parametrize("rule", ["adaptive", "loss_ratio", "miam"])
+@pytest.mark.parametrize("rule", ["adaptive", "loss_ratio", "miam", "alone"])
 def test_an_adaptive_rule_treats_equals_alike(masking, rule):
     mean = ratios(masking, rule, [0.5, 0.5], steps=20).mean(0)
     assert abs(mean[0] - mean[1]) < 0.1
@@ -51,6 +51,20 @@ def test_random_ratios_have_the_fixed_mean(masking):
     assert abs(ratios(masking, "random", [0.5, 0.5]).mean() - 0.4) < 0.03
     assert (ratios(masking, "fixed", [0.5, 0.5]) == np.float32(0.4)).all()
     assert (ratios(masking, "none", [0.5, 0.5]) == 0.0).all()
+
+
+def test_alone_shows_one_modality_and_hides_as_much_as_fixed(masking):
+    answer = ratios(masking, "alone", [0.5, 0.5, 0.5])
+    assert set(np.unique(answer)) == {0.0, 1.0}
+    assert set(answer.sum(1)) == {0.0, 2.0}
+    assert abs(answer.mean() - 0.4) < 0.05
+
+
+def test_alone_draws_the_modality_that_it_shows_by_its_skill(masking):
+    answer = np.concatenate([ratios(masking, "alone", [0.6, 0.4, 0.4], steps=steps) for steps in range(1, 21)])
+    shown = (answer == 0.0)[answer.sum(1) > 0.0].mean(0)
+    weights = np.exp(-np.array([0.6, 0.4, 0.4]) / masking.temperature)
+    np.testing.assert_allclose(shown, weights / weights.sum(), atol=0.03)
 
 
 def test_an_unknown_rule_is_refused_by_name(masking):
