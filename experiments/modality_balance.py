@@ -67,7 +67,6 @@ REDUCED = {
     "pretrain.log_every": 10,
     "features.draws": 1,
     "features.timesteps": (100,),
-    "features.tile": 112,
     # In 300 steps about as many samples lose a modality as by the config's 0.1 from the middle of 1500 steps on.
     "masking.ratio": 0.3,
     "masking.ramp": (0.2, 0.4),
@@ -191,7 +190,7 @@ def programs(run: Run) -> Programs:
     """The programs for DDPMs of the run's modalities."""
     graph, _ = build_denoiser(run.config.diffusion, run.channels, 0)
     denoise = jax.jit(lambda parameters, *inputs: nnx.merge(graph, parameters)(*inputs)[0])
-    return Programs(*mapping.feature_extractor(run, graph), denoise)
+    return Programs(*mapping.feature_extractor(run, graph, mapping.scene_tile(run)), denoise)
 
 
 def measure(run: Run, seed: int, shared: Programs) -> dict[str, Any]:
@@ -230,7 +229,7 @@ def features_seeing(
     run: Run, parameters: nnx.State, shared: Programs, seen: Sequence[str]
 ) -> tuple[Float[np.ndarray, "h w _ _"], ...]:
     """Standardised features of the whole scene by a DDPM from which all modalities but these are hidden."""
-    arrays, shape, tile = shared.arrays, run.scene.shape, run.config.features.tile
+    arrays, shape, tile = shared.arrays, run.scene.shape, mapping.scene_tile(run)
     valid = {name: pixels if name in seen else jnp.zeros_like(pixels) for name, pixels in arrays["valid"].items()}
     levels = scene_features(shared.extract, parameters, arrays | {"valid": valid}, shape, tile=tile)
     return standardise_features(levels, fit_feature_statistics(levels, run.scene.valid))
