@@ -154,6 +154,15 @@ def test_a_choice_on_test_pixels_stands_in_its_own_labelled_column(tmp_path, rep
     assert len(page.cells) > len(without.cells)
 
 
+def test_what_each_of_many_seeds_reaches_by_itself_stands_beside_the_map_by_their_mean(tmp_path, report):
+    spread = lambda mean: {"mean": mean, "deviation": 0.012, "values": [mean - 0.012, mean + 0.012]}
+    members = {"seeds": [3, 4], "oa": spread(0.812), "aa": spread(0.7), "kappa": spread(0.655)}
+    page = Page(written(tmp_path, report | {"metrics": report["metrics"] | {"members": members}}))
+    assert "Each of 2 seeds by itself" in page.text
+    assert {"81.2 ± 1.2", "70.0 ± 1.2", "65.5 ± 1.2"} <= set(page.cells)
+    assert "seeds by itself" not in Page(written(tmp_path, report)).text
+
+
 def test_intervals_and_what_limits_the_figures_are_told(tmp_path, report):
     low, high = report["metrics"]["oa_interval"]
     assert f"{percent(low)}–{percent(high)}" in Page(written(tmp_path, report)).text
