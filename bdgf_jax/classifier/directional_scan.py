@@ -1,12 +1,10 @@
 """Selective scans of a grid of tokens by rows and by columns, forwards and backwards."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import cast
 
 import jax
 import jax.numpy as jnp
-from bdgf_kernels import selective_scan, selective_scan_2d
+from bdgf_kernels import selective_scan_2d
 from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -64,7 +62,7 @@ class CrossScan(ScanParameters):
     def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
         """The sum over the directions."""
         step, B, C = self.step_B_C(jnp.einsum("...w,kwe->...ke", grid, self.project[...].astype(grid.dtype)))
-        return each_device_its_own(selective_scan_2d)(grid, step, self.A, B, C, self.D[...], self.step_bias[...])
+        return scanned(grid, step, self.A, B, C, self.D[...], self.step_bias[...])
 
 
 class GroupedScan(ScanParameters):
@@ -90,57 +88,33 @@ class GroupedScan(ScanParameters):
 
     def __call__(self, grid: Float[Array, "b p p d"]) -> Float[Array, "b p p d"]:
         """The four quarters side by side, each scanned its own way."""
-        paths = jnp.stack(to_paths(jnp.split(grid, DIRECTIONS, axis=-1)), axis=2)
-        step, B, C = self.step_B_C(jnp.einsum("...kw,kwe->...ke", paths, self.project[...].astype(paths.dtype)))
-        flat = lambda array, axis: array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
-        scanned = each_device_its_own(selective_scan)(
-            flat(paths, 2),
-            flat(step, 2),
-            flat(self.A, 0),
-            B,
-            C,
-            flat(self.D[...], 0),
-            flat(self.step_bias[...], 0),
-        )
-        quarters = jnp.moveaxis(cast(Array, scanned).reshape(paths.shape), 2, 0)
-        return jnp.concatenate(to_grids(list(quarters), grid.shape[1]), axis=-1)
+        quarters = grid.reshape(*grid.shape[:3], DIRECTIONS, -1)
+        step, B, C = self.step_B_C(jnp.einsum("...kw,kwe->...ke", quarters, self.project[...].astype(grid.dtype)))
+        return scanned(grid, step, self.A, B, C, self.D[...], self.step_bias[...])
 
 
-def each_device_its_own(scan: Callable) -> Callable:
-    """(u, step, A, B, C, D, bias of the step) -> y by a selective scan, on a mesh by every device for its own samples.
+def scanned(
+    grid: Float[Array, "b p p d"],
+    step: Float[Array, "b p p 4 w"],
+    A: Float[Array, "4 w n"],
+    B: Float[Array, "b p p 4 n"],
+    C: Float[Array, "b p p 4 n"],
+    D: Float[Array, "4 w"],
+    step_bias: Float[Array, "4 w"],
+) -> Float[Array, "b p p d"]:
+    """The selective scans of a grid, by every device of a mesh for its own samples.
 
     XLA shares out what it knows, and refuses to share out a kernel; so the batch is cut here, along the axis `data` of
     the mesh that the step is traced for.
     """
-    run = lambda u, step, A, B, C, D, bias: scan(u, step, A, B, C, D, delta_bias=bias, delta_softplus=True)
+    run = lambda *x: selective_scan_2d(*x[:-1], delta_bias=x[-1], delta_softplus=True)
+    given = grid, step, A, B, C, D, step_bias
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size == 1 or "data" not in mesh.axis_names or "data" in mesh.manual_axes:
-        return run
+        return run(*given)
     sample, whole = PartitionSpec("data"), PartitionSpec()
-    return jax.shard_map(
-        run, mesh=mesh, in_specs=(sample, sample, whole, sample, sample, whole, whole), out_specs=sample
-    )
-
-
-def to_paths(quarters: Sequence[Float[Array, "b p p w"]]) -> list[Float[Array, "b l w"]]:
-    """One sequence of tokens a direction: rows, rows backwards, columns, columns backwards."""
-    rows, rows_backwards, columns, columns_backwards = quarters
-    sequence = lambda grid: grid.reshape(len(grid), -1, grid.shape[-1])
-    transposed = lambda grid: jnp.swapaxes(grid, 1, 2)
-    return [
-        sequence(rows),
-        sequence(rows_backwards)[:, ::-1],
-        sequence(transposed(columns)),
-        sequence(transposed(columns_backwards))[:, ::-1],
-    ]
-
-
-def to_grids(paths: Sequence[Float[Array, "b l w"]], side: int) -> list[Float[Array, "b p p w"]]:
-    """The inverse of `to_paths`."""
-    rows, rows_backwards, columns, columns_backwards = paths
-    grid = lambda sequence: sequence.reshape(len(sequence), side, side, -1)
-    transposed = lambda sequence: jnp.swapaxes(grid(sequence), 1, 2)
-    return [grid(rows), grid(rows_backwards[:, ::-1]), transposed(columns), transposed(columns_backwards[:, ::-1])]
+    specs = sample, sample, whole, sample, sample, whole, whole
+    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=sample)(*given)
 
 
 def step_bias(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:

@@ -1,10 +1,12 @@
-"""The peer on a CPU: the scan as an eager PyTorch loop over the steps, its gradients by autograd.
+"""A peer on a CPU: the scan as an eager PyTorch loop over the steps, its gradients by autograd.
 
-PyTorch is wanted by nothing but this comparison: `pip install torch`.
+This is as lean as such a loop gets: a step's decays and inputs are worked out in the step. `peer_torch_whole` is the form
+that people run. PyTorch is wanted by nothing but this comparison: `pip install torch`.
 """
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,8 +34,9 @@ def load(given: dict[str, jax.Array]) -> dict[str, Any]:
     return tensors
 
 
-def run(kind: str, x: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Returns y and, in the pass forward+backward, the gradients by name."""
+def run(kind: str, x: dict[str, Any], scan: Callable | None = None) -> tuple[Any, dict[str, Any]]:
+    """Returns y and, in the pass forward+backward, the gradients by name, of this scan or of another one."""
+    scan = scan or lean
     inputs = {name: tensor for name, tensor in x.items() if name != "dy"}
     if kind == "forward":
         with torch.no_grad():
@@ -42,7 +45,7 @@ def run(kind: str, x: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return y, dict(zip(inputs, torch.autograd.grad(y, list(inputs.values()), x["dy"])))
 
 
-def scan(u, delta, A, B, C, D, delta_bias):
+def lean(u, delta, A, B, C, D, delta_bias):
     """The equations, a step at a time, with the state in float32."""
     kind, (u, delta, B, C) = u.dtype, (x.float() for x in (u, delta, B, C))
     delta = torch.nn.functional.softplus(delta + delta_bias)
@@ -59,9 +62,9 @@ def as_numpy(x: Any) -> np.ndarray:
     return x.detach().float().numpy()
 
 
-def milliseconds(kind: str, inputs: list[dict[str, Any]]) -> float:
+def milliseconds(kind: str, inputs: list[dict[str, Any]], scan: Callable | None = None) -> float:
     """Times a call for each of the inputs; returns the time of one."""
     start = time.perf_counter()
     for x in inputs:
-        run(kind, x)
+        run(kind, x, scan)
     return 1e3 * (time.perf_counter() - start) / len(inputs)

@@ -1,10 +1,10 @@
 """Times the scan's implementations on this machine: `python -m benchmarks.selective_scan`, in the folder `kernels`.
 
 Every implementation that serves the device is compared with the reference, outputs and every gradient, before it is
-timed; one that is wrong stops the run. On a CPU ours and the peer take the cores that the process may run on, so
+timed; one that is wrong stops the run. On a CPU ours and the peers take the cores that the process may run on, so
 `taskset -c 0` compares them on one. Times are medians over runs after a warm-up, on inputs that no cache holds
-(`timing.py`). The peer, run in turns with ours, is an eager PyTorch loop on a CPU and mamba_ssm's CUDA kernels on an
-NVIDIA GPU; where it is not installed, ratios are missing. Rows go to `results/selective_scan_<device>.json`.
+(`timing.py`). The peers, run in turns with ours, are two eager PyTorch loops on a CPU and mamba_ssm's CUDA kernels on an
+NVIDIA GPU; where they are not installed, ratios are missing. Rows go to `results/selective_scan_<device>.json`.
 
 `--plot` measures a series of lengths and a series of batches instead, and draws both.
 """
@@ -33,8 +33,8 @@ from benchmarks import timing
 RESULTS = pathlib.Path(__file__).parent / "results"
 EVERYWHERE = "reference", "associative"
 PASSES = "forward", "forward+backward"
-PEERS = {"cpu": ("peer_torch",), "gpu": ("peer_mamba_ssm_library", "peer_mamba_ssm")}
-"""What ours are compared with: the first that loads."""
+PEERS = {"cpu": (("peer_torch",), ("peer_torch_whole",)), "gpu": (("peer_mamba_ssm_library", "peer_mamba_ssm"),)}
+"""What ours are compared with: of each, the first that loads."""
 BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
 """How far from the reference a result may be, as a share of the largest value."""
 MOST_STATES = 2**28
@@ -44,10 +44,10 @@ CALLS, CALLS_BYTES = 20, 4 * 2**30
 H100 = {"bytes": 3.0e12, "exponentials": 132 * 16 * 1.75e9}
 """What an H100 can do in a second at most."""
 COLUMNS = (
-    *("implementation", "shape", "pass", "dtype", "median_ms", "quartiles", "ratio_to_peer"),
+    *("implementation", "shape", "pass", "dtype", "median_ms", "quartiles", "ratio_to_peers"),
     *("fraction_of_floor", "peak_memory", "device", "versions", "repeats"),
 )
-"""Of a row: times in ms, how often faster than the peer, the share of the time that the device can't do without where
+"""Of a row: times in ms, how often faster than each peer, the share of the time that the device can't do without where
 that is known, bytes of temporary arrays and outputs, timed runs."""
 
 
@@ -115,15 +115,19 @@ def check(who: str, got: tuple[Any, dict], want: tuple[Any, dict], dtype: str) -
 
 
 @functools.cache
-def peer() -> ModuleType | None:
+def peers() -> tuple[ModuleType, ...]:
     """Loads what ours are compared with on this device; says so where it is not installed."""
-    for module in PEERS.get(jax.default_backend(), ()):
-        try:
-            return importlib.import_module(f"benchmarks.{module}")
-        except (ImportError, OSError) as reason:
-            print(f"{module} does not load: {reason}", flush=True)
-    print("No ratios: there is no peer.", flush=True)
-    return None
+    loaded = []
+    for modules in PEERS.get(jax.default_backend(), ()):
+        for module in modules:
+            try:
+                loaded.append(importlib.import_module(f"benchmarks.{module}"))
+                break
+            except (ImportError, OSError) as reason:
+                print(f"{module} does not load: {reason}", flush=True)
+    if not loaded:
+        print("No ratios: there is no peer.", flush=True)
+    return tuple(loaded)
 
 
 def device() -> str:
@@ -180,23 +184,26 @@ def measure(
 
     inputs = timing.copies(given)
     calls = calls_of(given)
-    other = peer()
-    theirs = [other.load(x) for x in inputs] if other else []
+    theirs = {other: [other.load(x) for x in inputs] for other in peers()}
     for kind in kinds:
         timers = {name: timing.timer(runs[kind], inputs, calls) for name, runs in programs.items()}
-        if other:
-            y, gradients = other.run(kind, theirs[0])
+        for other, given_to_it in theirs.items():
+            y, gradients = other.run(kind, given_to_it[0])
             got = other.as_numpy(y), {name: other.as_numpy(x) for name, x in gradients.items()}
             check(f"{other.NAME} at {title}, {kind}", got, want, dtype.name)
-            timers[other.NAME] = lambda turn: other.milliseconds(kind, timing.rotated(theirs, turn, calls))  # noqa: B023
+            run = functools.partial(other.milliseconds, kind)
+            timers[other.NAME] = lambda turn, run=run, x=given_to_it: run(timing.rotated(x, turn, calls))
         times = timing.interleaved(timers, repeats)
         least = floor(shape, dtype, kind)
-        versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__} | (other.version() if other else {})
+        versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+        for other in theirs:
+            versions |= other.version()
+        medians = {name: timing.quartiles(taken)[1] for name, taken in times.items()}
         for name, taken in times.items():
             lower, median, upper = timing.quartiles(taken)
             row = (
                 *(name, title, kind, dtype.name, round(median, 4), [round(lower, 4), round(upper, 4)]),
-                round(timing.quartiles(times[other.NAME])[1] / median, 2) if other else None,
+                {other.NAME: round(medians[other.NAME] / median, 2) for other in theirs},
                 round(least / median, 3) if least else None,
                 *(memory.get((name, kind)), device(), versions, repeats),
             )
@@ -205,15 +212,17 @@ def measure(
 
 def table(rows: Sequence[dict]) -> str:
     """Writes rows as a table for a terminal."""
-    lines = [f"{'':28} {'':16} {'':16} {'dtype':8} {'median':>9} {'quartiles':>19} {'ratio':>7} {'floor':>6} {'MB':>8}"]
+    titles = f"{'':28} {'':17} {'':16} {'dtype':8} {'median':>9} {'quartiles':>19} {'floor':>6} {'MB':>8} ratio to peers"
+    lines = [titles]
     for row in rows:
         known = lambda x, form: "" if x is None else format(x, form)
         megabytes = None if row["peak_memory"] is None else row["peak_memory"] / 1e6
         lower, upper = row["quartiles"]
         lines.append(
-            f"{row['shape']:28} {row['implementation']:16} {row['pass']:16} {row['dtype']:8} {row['median_ms']:9.3f} "
-            f"{lower:9.3f} {upper:9.3f} {known(row['ratio_to_peer'], '7.2f'):>7} "
-            f"{known(row['fraction_of_floor'], '6.2f'):>6} {known(megabytes, '8.1f'):>8}"
+            f"{row['shape']:28} {row['implementation']:17} {row['pass']:16} {row['dtype']:8} {row['median_ms']:9.3f} "
+            f"{lower:9.3f} {upper:9.3f} "
+            f"{known(row['fraction_of_floor'], '6.2f'):>6} {known(megabytes, '8.1f'):>8} "
+            + ", ".join(f"{peer} {ratio:.2f}" for peer, ratio in row["ratio_to_peers"].items())
         )
     return "\n".join(lines)
 

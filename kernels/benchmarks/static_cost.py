@@ -124,7 +124,7 @@ def compiled(shape: str) -> dict[str, tuple]:
     from bdgf_kernels.selective_scan.call import Options
     from bdgf_kernels.selective_scan.shapes import SHAPES
 
-    b, length, _, n, _ = SHAPES[shape]
+    b, length, d, n, _ = SHAPES[shape]
     scan, gradients, arguments = deviceless.counted_call(shape, "mosaic_gpu", deviceless.hopper())
     rows = arguments[0]
     (alone,) = deviceless.kernels_of(scan, arguments)
@@ -132,8 +132,9 @@ def compiled(shape: str) -> dict[str, tuple]:
     # Only the backward kernel adds up over the channels of a warp, whose threads it has to wait for.
     with_boundaries, backward = sorted(both, key=lambda text: "bar.warp.sync" in text)
     texts = {"forward": alone, "forward_for_gradients": with_boundaries, "backward": backward}
+    A = jax.ShapeDtypeStruct((1, n, d), "float32")
     B = jax.ShapeDtypeStruct((length, 1, b, 1, n), rows.dtype)
-    plan = mosaic_gpu.planned(Options(), True, None, rows, B)
+    plan = mosaic_gpu.planned(Options(), True, None, rows, A, B)
     return {kind: (text, plan) for kind, text in texts.items()}
 
 

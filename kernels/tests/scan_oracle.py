@@ -209,19 +209,36 @@ def check(case, implementation):
     assert_close(got, want, dtype=case.dtype)
 
 
-def check_directions(implementation, grid, *, own_delta):
+COPYING = ("rev", "transpose", "gather", "concatenate", "pad")
+
+
+def copies(program, length, least):
+    """Names the operations outside kernels that rearrange arrays of `length` rows and `least` numbers or more."""
+    found = []
+    for equation in program.eqns:
+        large = [x for x in equation.outvars if length in x.aval.shape and x.aval.size >= least]
+        if equation.primitive.name in COPYING and large:
+            found.append(equation.primitive.name)
+        if equation.primitive.name not in ("pallas_call", "mpmd_map"):
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+                found += copies(inner, length, least) if hasattr(inner, "eqns") else []
+    return found
+
+
+def check_directions(implementation, grid, *, own_delta, own_channels=False):
     """Compares four directions, and their gradients, with `chunked`; returns the program with the gradients.
 
     Args:
-      grid: sequences, rows, columns, channels and states.
+      grid: sequences, rows, columns, channels of a direction and states.
       own_delta: whether each direction has step sizes of its own.
+      own_channels: whether each direction scans channels of its own.
     """
     random = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
     b, height, width, d, n = grid
     k = 4
     given = (
-        normal(b, height, width, d),
+        normal(b, height, width, k * d if own_channels else d),
         normal(b, height, width, *((k,) if own_delta else ()), d),
         -jnp.exp(normal(k, d, n)),
         normal(b, height, width, k, n),
@@ -234,7 +251,7 @@ def check_directions(implementation, grid, *, own_delta):
     both = [jax.value_and_grad(loss(name), argnums=(0, 1, 2, 3, 4, 5, 7)) for name in (implementation, "chunked")]
     got, want = (jax.jit(f)(*given) for f in both)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), got, want)
-    return str(jax.make_jaxpr(both[0])(*given))
+    return jax.make_jaxpr(both[0])(*given).jaxpr
 
 
 def check_vmap(case, implementation):

@@ -115,6 +115,46 @@ def test_directions_over_a_grid_are_as_many_scans_added_up(implementation, direc
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-4), got[1], want[1])
 
 
+@pytest.mark.parametrize("implementation", EVERYWHERE)
+def test_directions_over_channels_of_their_own_are_scans_side_by_side(implementation):
+    random = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
+    grid, k, e, n = (2, 3, 4), 4, 3, 2
+    u, z, delta = normal(*grid, k * e), normal(*grid, k * e), normal(*grid, k, e)
+    B, C = normal(*grid, k, n), normal(*grid, k, n)
+    given = u, delta, -jnp.exp(normal(k, e, n)), B, C, normal(k, e), z, normal(k, e)
+
+    def one_by_one(u, delta, A, B, C, D, z, bias):
+        scans = []
+        for i in range(k):
+            only = jnp.zeros((k, 1)).at[i].set(1.0)
+            mine = slice(i * e, (i + 1) * e)
+            shared = (x * only[None, None, None] for x in (B, C))
+            wide = lambda x: jnp.broadcast_to(x[i], (k, *x.shape[1:]))
+            scans.append(
+                selective_scan_2d(
+                    u[..., mine], delta[..., i, :], wide(A), *shared, D * only, z[..., mine], wide(bias),
+                    delta_softplus=True, implementation="reference",
+                )  # fmt: skip
+            )
+        return jnp.concatenate(scans, axis=-1)
+
+    at_once = lambda *x: selective_scan_2d(*x, delta_softplus=True, implementation=implementation)
+    loss = lambda scan: jax.jit(jax.value_and_grad(lambda *x: jnp.sin(scan(*x)).sum(), argnums=tuple(range(8))))
+    got, want = loss(at_once)(*given), loss(one_by_one)(*given)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-4), got[1], want[1])
+
+
+def test_channels_of_their_own_are_a_share_with_steps_of_their_own(unchecked):
+    zeros = jnp.zeros
+    states = zeros((2, 2, 4, 1))
+    with pytest.raises(ValueError, match=r"A must be of the 8 channels of u, or of 8 / 4 a direction, got \(4, 3, 1\)"):
+        selective_scan_2d(zeros((2, 2, 8)), zeros((2, 2, 8)), zeros((4, 3, 1)), states, states)
+    with pytest.raises(ValueError, match=r"delta must have the shape \(2, 2, 4, 2\), \(\.\.\., h, w, k, d / k\)"):
+        selective_scan_2d(zeros((2, 2, 8)), zeros((2, 2, 8)), zeros((4, 2, 1)), states, states)
+
+
 def test_directions_other_than_one_two_or_four_are_refused(unchecked):
     zeros = jnp.zeros
     with pytest.raises(ValueError, match="k = 1, 2 or 4 directions"):

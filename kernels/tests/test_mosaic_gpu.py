@@ -10,7 +10,7 @@ import pytest
 from bdgf_kernels import compatibility, selective_scan
 from bdgf_kernels.selective_scan import mosaic_gpu, tuning
 from bdgf_kernels.selective_scan.call import Sizes
-from scan_oracle import Case, arguments, check, check_directions, check_shard_map, check_vmap
+from scan_oracle import Case, arguments, check, check_directions, check_shard_map, check_vmap, copies
 
 needs_new_jax = pytest.mark.skipif(not compatibility.HAS_MOSAIC_GPU, reason="the kernels need jax 0.11 or newer")
 
@@ -50,7 +50,15 @@ def test_a_long_sequence_is_staged_in_segments(interpreted, monkeypatch):
 @pytest.mark.parametrize("own_delta", [True, False])
 def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(own_delta, interpreted):
     program = check_directions("mosaic_gpu", (1, 3, 3, 128, 4), own_delta=own_delta)
-    assert program.count("mpmd_map[") <= 2
+    assert str(program).count("mpmd_map[") <= 2
+    assert copies(program, 9, 9 * 128) == []
+
+
+@needs_new_jax
+def test_directions_over_channels_of_their_own_copy_none_of_them(interpreted):
+    program = check_directions("mosaic_gpu", (1, 3, 3, 128, 4), own_delta=True, own_channels=True)
+    assert str(program).count("mpmd_map[") <= 2
+    assert copies(program, 9, 9 * 128) == []
 
 
 @needs_new_jax

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bdgf_kernels import selective_scan, selective_scan_2d
 from bdgf_kernels.selective_scan import choice, mosaic_tpu, tuning
-from scan_oracle import SHORT, Case, arguments, check, check_directions, check_shard_map, check_vmap
+from scan_oracle import SHORT, Case, arguments, check, check_directions, check_shard_map, check_vmap, copies
 
 
 @pytest.fixture
@@ -64,12 +64,13 @@ def test_a_long_sequence_comes_in_segments(reverse, interpreted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own_delta", [True, False])
+@pytest.mark.parametrize(("own_delta", "own_channels"), [(True, False), (False, False), (True, True)])
 def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(
-    own_delta, interpreted, short_steps
+    own_delta, own_channels, interpreted, short_steps
 ):
-    program = check_directions("mosaic_tpu", (1, 3, 4, 8, 2), own_delta=own_delta)
-    assert program.count("pallas_call[") == 2
+    program = check_directions("mosaic_tpu", (1, 3, 4, 8, 2), own_delta=own_delta, own_channels=own_channels)
+    assert str(program).count("pallas_call[") == 2
+    assert "rev" not in copies(program, 12, 1)
 
 
 @pytest.mark.parametrize("directions", ["one", "four"])

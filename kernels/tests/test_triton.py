@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from bdgf_kernels import compatibility, selective_scan
 from bdgf_kernels.selective_scan import triton, tuning
-from scan_oracle import SHORT, Case, arguments, check_directions, check_shard_map
+from scan_oracle import SHORT, Case, arguments, check_directions, check_shard_map, copies
 
 
 @pytest.fixture
@@ -18,10 +18,13 @@ def interpreted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own_delta", [True, False])
-def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(own_delta, interpreted):
-    program = check_directions("triton", (1, 3, 4, 8, 2), own_delta=own_delta)
-    assert program.count("pallas_call[") == 2
+@pytest.mark.parametrize(("own_delta", "own_channels"), [(True, False), (False, False), (True, True)])
+def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(
+    own_delta, own_channels, interpreted
+):
+    program = check_directions("triton", (1, 3, 4, 8, 2), own_delta=own_delta, own_channels=own_channels)
+    assert str(program).count("pallas_call[") == 2
+    assert copies(program, 12, 12 * 4 * 8 if own_channels else 12 * 8) == []
 
 
 def test_what_the_kernels_can_not_do_is_refused_with_the_reason(monkeypatch):

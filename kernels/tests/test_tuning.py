@@ -53,7 +53,7 @@ def test_a_triton_kernel_takes_the_numbers_of_its_device(monkeypatch):
 
 def test_a_hopper_kernel_takes_the_numbers_of_its_device(monkeypatch):
     pytest.importorskip("jax", minversion="0.11")
-    u, B = operands().u, jnp.zeros((121, 1, 900, 1, 16))
-    assert mosaic_gpu.planned(Options(), True, None, u, B).unroll == 4
+    u, A, B = operands().u, operands().A.swapaxes(1, 2), jnp.zeros((121, 1, 900, 1, 16))
+    assert mosaic_gpu.planned(Options(), True, None, u, A, B).unroll == 4
     measured(monkeypatch, "mosaic_gpu", {1024: {"unroll": 8}})
-    assert mosaic_gpu.planned(Options(), True, None, u, B).unroll == 8
+    assert mosaic_gpu.planned(Options(), True, None, u, A, B).unroll == 8

@@ -6,7 +6,7 @@ from flax import nnx
 
 from bdgf_jax.classifier.branch import Branch
 from bdgf_jax.classifier.cnn import ConvolutionStage, convolve
-from bdgf_jax.classifier.directional_scan import CrossScan, GroupedScan, step_bias, to_grids, to_paths
+from bdgf_jax.classifier.directional_scan import CrossScan, GroupedScan, step_bias
 from bdgf_jax.classifier.mamba import DepthwiseConvolution, MambaStage
 from bdgf_jax.classifier.transformer import TransformerStage
 from bdgf_jax.errors import InputError
@@ -112,12 +112,6 @@ def test_each_quarter_of_a_grouped_scan_sees_what_lies_before_in_its_direction()
     seen = [by_row >= 11, by_row <= 11, by_column >= 7, by_column <= 7]
     for quarter, expected in enumerate(seen):
         np.testing.assert_array_equal(changed[..., 2 * quarter : 2 * quarter + 2].any(-1), expected)
-
-
-def test_paths_lead_back_to_the_grid():
-    quarters = [random(i, 2, 5, 5, 3) for i in range(4)]
-    for quarter, back in zip(quarters, to_grids(to_paths(quarters), 5)):
-        np.testing.assert_array_equal(quarter, back)
 
 
 def test_steps_start_between_a_thousandth_and_a_tenth():

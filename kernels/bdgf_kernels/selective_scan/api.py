@@ -99,47 +99,50 @@ def selective_scan(
 
 def selective_scan_2d(
     u: Float[Array, "*b h w d"],
-    delta: Float[Array, "*b h w d"] | Float[Array, "*b h w k d"],
-    A: Float[Array, "k d n"],
+    delta: Float[Array, "*b h w d"] | Float[Array, "*b h w k e"],
+    A: Float[Array, "k e n"],
     B: Float[Array, "*b h w k n"] | Float[Array, "*b h w k g n"],
     C: Float[Array, "*b h w k n"] | Float[Array, "*b h w k g n"],
-    D: Float[Array, "k d"] | None = None,
+    D: Float[Array, "k e"] | None = None,
     z: Float[Array, "*b h w d"] | None = None,
-    delta_bias: Float[Array, "k d"] | None = None,
+    delta_bias: Float[Array, "k e"] | None = None,
     *,
     delta_softplus: bool = False,
     reset: Bool[Array, "*b h w"] | None = None,
     implementation: str | Sequence[str] | None = None,
 ) -> Float[Array, "*b h w d"]:
-    """Scans a grid of tokens in several directions in one call and adds the directions up.
+    """Scans a grid of tokens in several directions in one call.
 
     Direction 0 walks the rows (raster), 1 the same backwards, 2 walks down the columns, 3 the same backwards; k is 1,
     2 or 4, the first so many of them. Each direction has parameters of its own, A[k], B[.., k], C[.., k], D[k] and
-    delta_bias[k], and either its own step size delta[.., k, :] or, when delta has no such axis, all share one. The
-    result is Σ_k y_k, gated by silu(z) where z is given; y_k as in `selective_scan`, put back in the grid's order.
-
-    The cross-scan is VMamba's, Liu et al., 2024, arXiv 2401.10166. `reset`, `implementation` and errors: as in
-    `selective_scan`.
+    delta_bias[k]. Where these are of e = d channels, every direction scans all channels, with its own step size
+    delta[.., k, :] or, when delta has no such axis, with one that all share, and the directions are added up: the
+    cross-scan of VMamba, Liu et al., 2024, arXiv 2401.10166. Where e = d / k, direction k scans the channels k e to
+    (k + 1) e - 1 of u alone, with delta[.., k, :], and its result takes their place: the grouped scan of GroupMamba,
+    Shaker et al., 2024, arXiv 2407.13772. Either way y_k is as in `selective_scan`, put back in the grid's order, and
+    all is gated by silu(z) where z is given. `reset`, `implementation` and errors: as in `selective_scan`.
     """
     check_rank("u", u, at_least=3, axes="(..., h, w, d)")
-    check_rank("A", A, exactly=3, axes="(k, d, n)")
+    check_rank("A", A, exactly=3, axes="(k, d, n) or (k, d / k, n)")
     *batch, height, width, d = u.shape
-    k, _, n = A.shape
+    k, e, n = A.shape
     if k not in (1, 2, 4):
         raise ValueError(
             f"A must be (k, d, n) for k = 1, 2 or 4 directions (raster, reverse, column, reverse column), got k = {k}."
         )
     grid = (*batch, height, width)
     B, C = with_groups("B", B, (*grid, k), n), with_groups("C", C, (*grid, k), n)
-    g = check_groups(B, C, d)
-    if delta.ndim == u.ndim:
+    if e not in (d, d / k):
+        raise ValueError(f"A must be of the {d} channels of u, or of {d} / {k} a direction, got {A.shape}.")
+    g = check_groups(B, C, e)
+    if delta.ndim == u.ndim and e == d:
         delta = delta[..., None, :]
-    kd = delta.shape[-2] if delta.ndim > 1 else 1
-    check_shape("delta", delta, (*grid, k if kd != 1 else 1, d), "that of u, or (..., h, w, k, d)")
-    check_shape("A", A, (k, d, n), "(k, d, n)")
-    check_shape("D", D, (k, d), "(k, d)")
+    kd = delta.shape[-2] if delta.ndim > u.ndim and e == d else k
+    wanted = "that of u, or (..., h, w, k, d)" if e == d else "(..., h, w, k, d / k)"
+    check_shape("delta", delta, (*grid, k if kd != 1 else 1, e), wanted)
+    check_shape("D", D, (k, e), "that of A without n")
     check_shape("z", z, (*grid, d), "that of u")
-    check_shape("delta_bias", delta_bias, (k, d), "(k, d)")
+    check_shape("delta_bias", delta_bias, (k, e), "that of A without n")
     check_shape("reset", reset, grid, "(..., h, w)")
     check_types(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     check_reset(reset)
@@ -147,7 +150,7 @@ def selective_scan_2d(
     b, length = math.prod(batch), height * width
     operands = Operands(
         u=u.reshape(b, length, d),
-        delta=delta.reshape(b, length, kd, d),
+        delta=delta.reshape(b, length, kd, e),
         A=A.astype(jnp.float32),
         B=B.reshape(b, length, k, g, n),
         C=C.reshape(b, length, k, g, n),

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_step
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_scan, by_step
 from bdgf_kernels.selective_scan.reference import by_channel, finish, first_state, kept, step_size
 
 
@@ -16,7 +16,7 @@ def supports(operands: Operands, options: Options) -> str | None:
 def scan(operands: Operands, options: Options) -> Outputs:
     """Composes the maps h -> a h + x of all steps; (a2, x2) after (a1, x1) is (a2 a1, a2 x1 + x2)."""
     delta = step_size(operands, softplus=options.delta_softplus)
-    inputs = (operands.u[:, :, None].astype(jnp.float32), delta, operands.B, operands.C, kept(operands))
+    inputs = (by_scan(operands), delta, operands.B, operands.C, kept(operands))
     u, delta, B, C, keep = jax.tree.map(lambda x: by_step(x, options), inputs)
     B, C = (by_channel(x.astype(jnp.float32), operands) for x in (B, C))
 
@@ -30,5 +30,5 @@ def scan(operands: Operands, options: Options) -> Outputs:
         return second[0] * first[0], second[0] * first[1] + second[1]
 
     _, states = jax.lax.associative_scan(compose, (decay, added))
-    y = by_row(jnp.sum(C * states, axis=-1), options)
+    y = by_row(jnp.sum(C * states, axis=-1), operands, options)
     return finish(y, operands), jnp.moveaxis(states[-1], 0, 1) if options.final_state else None

@@ -66,17 +66,19 @@ def row_of(orders: tuple[Order, ...], direction: Any, step: Any, length: int) ->
 class Operands(NamedTuple):
     """The arrays of a call with k scans (directions) over the same b sequences of L rows.
 
-    `delta` may have one entry for all scans (k' = 1) or one each (k' = k). Channel c belongs to group c // (d / g).
+    Each scan walks d channels: all of them the same (c = d), or each its own, those of a row side by side (c = k d).
+    `delta` may have one entry for all scans (k' = 1) or one each (k' = k), which scans with channels of their own have.
+    Of a scan's channels, number i belongs to group i // (d / g).
     `A`, `D`, `delta_bias` and `initial_state` are float32, the others float32 or one of the half-precision types.
     """
 
-    u: Float[Array, " b l d"]
+    u: Float[Array, "b l c"]
     delta: Float[Array, "b l kd d"]
     A: Float[Array, "k d n"]
     B: Float[Array, "b l k g n"]
     C: Float[Array, "b l k g n"]
     D: Float[Array, "k d"] | None = None
-    z: Float[Array, "b l d"] | None = None
+    z: Float[Array, "b l c"] | None = None
     delta_bias: Float[Array, "k d"] | None = None
     initial_state: Float[Array, "b k d n"] | None = None
     reset: Bool[Array, "b l"] | None = None
@@ -98,7 +100,7 @@ class Options:
 
 
 class Sizes(NamedTuple):
-    """Lengths of a call's axes: batch, rows, channels, scans, groups, states."""
+    """Lengths of a call's axes: batch, rows, channels of a scan, scans, groups, states."""
 
     b: int
     l: int  # noqa: E741 -- the field's name for the axis
@@ -110,12 +112,24 @@ class Sizes(NamedTuple):
 
 def sizes(operands: Operands) -> Sizes:
     """Reads the axes' lengths off the arrays."""
-    b, length, d = operands.u.shape
+    b, length, _ = operands.u.shape
+    _, d, _ = operands.A.shape
     k, g, n = operands.B.shape[2:]
     return Sizes(b, length, d, k, g, n)
 
 
-Outputs = tuple[Float[Array, "b l d"], Float[Array, "b k d n"] | None]
+def own_channels(operands: Operands) -> bool:
+    """Whether each of several scans walks channels of its own."""
+    return operands.u.shape[2] != operands.A.shape[1]
+
+
+def by_scan(operands: Operands) -> Float[Array, "b l ku d"]:
+    """The inputs in float32, one entry for all scans or one each."""
+    b, length, _ = operands.u.shape
+    return operands.u.astype(jnp.float32).reshape(b, length, -1, operands.A.shape[1])
+
+
+Outputs = tuple[Float[Array, "b l c"], Float[Array, "b k d n"] | None]
 
 
 def by_step(x: Shaped[Array, "b l kx *rest"], options: Options) -> Shaped[Array, "l k b *rest"]:
@@ -125,7 +139,8 @@ def by_step(x: Shaped[Array, "b l kx *rest"], options: Options) -> Shaped[Array,
     return jnp.stack([order.arrange(x[:, min(i, last)]) for i, order in enumerate(options.orders)], axis=1)
 
 
-def by_row(y: Float[Array, "l k b d"], options: Options) -> Float[Array, "b l d"]:
-    """Adds the scans up, each put back into the order of the rows: the inverse of `by_step`."""
-    total = sum(order.restore(y[:, i]) for i, order in enumerate(options.orders))
-    return jnp.moveaxis(jnp.asarray(total), 0, 1)
+def by_row(y: Float[Array, "l k b d"], operands: Operands, options: Options) -> Float[Array, "b l c"]:
+    """Adds the scans up, or lays their own channels side by side, each put back into the order of the rows."""
+    each = [order.restore(y[:, i]) for i, order in enumerate(options.orders)]
+    together = jnp.concatenate(each, axis=-1) if own_channels(operands) else jnp.asarray(sum(each))
+    return jnp.moveaxis(together, 0, 1)

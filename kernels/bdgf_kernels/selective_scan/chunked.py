@@ -2,8 +2,9 @@
 
 Measured on two x86 cores, a plain `jax.lax.scan` is bound by its layout, not by its exponentials: with the n states
 last, vectors are short and every y needs a horizontal sum. Here a state is (n, d), so all work runs along channels, and
-the contraction with C is a small matrix product a sequence. Its gradient by autodiff is bound by memory, since it keeps
-every state; here the forward pass keeps one state a chunk and the backward pass recomputes a chunk at a time.
+the contraction with C is a small matrix product a sequence. Then exponentials were half of a forward pass, and are
+powers of 2 by a polynomial now. Its gradient by autodiff is bound by memory, since it keeps every state; here the forward
+pass keeps one state a chunk and the backward pass recomputes a chunk at a time.
 """
 
 import math
@@ -12,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_step, sizes
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_scan, by_step, sizes
+from bdgf_kernels.selective_scan.exponentials import LOG2E, power_of_2
 from bdgf_kernels.selective_scan.reference import finish, first_state, step_size
 
 Keep = Float[Array, "c s b"] | None
@@ -41,7 +43,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
         return x.reshape(chunks, chunk, *x.shape[1:])
 
     delta = step_size(operands, softplus=options.delta_softplus)
-    added = delta * operands.u[:, :, None].astype(jnp.float32)
+    added = delta * by_scan(operands)
     delta, added = (cut(x).reshape(chunks, chunk, k, b, g, d // g) for x in (delta, added))
     B, C = (cut(x.astype(jnp.float32)) for x in (operands.B, operands.C))
     dropped = None if operands.reset is None else cut(operands.reset[:, :, None].astype(jnp.float32))
@@ -57,7 +59,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
     y, state = jax.tree.map(lambda *x: jnp.stack(x), *[jax.tree.map(lambda *x: jnp.stack(x), *r) for r in results])
     y = jnp.moveaxis(y.reshape(k, g, chunks * chunk, b, d // g)[:, :, :length], (1, 2), (3, 0))
     state = jnp.moveaxis(state, (0, 1, 2, 3, 4), (1, 2, 0, 4, 3))
-    y = finish(by_row(y.reshape(length, k, b, d), options), operands)
+    y = finish(by_row(y.reshape(length, k, b, d), operands, options), operands)
     return y, state.reshape(b, k, d, n) if options.final_state else None
 
 
@@ -75,7 +77,7 @@ def run_chunks(
 
 def decay_of(A, delta, keep):
     """exp(Δ A), and 0 where the carried state is dropped."""
-    decay = jnp.exp(delta[:, None] * A[None])
+    decay = power_of_2(delta[:, None] * (LOG2E * A)[None])
     return decay if keep is None else decay * keep[:, None, None]
 
 
@@ -108,37 +110,40 @@ def run_chunks_forward(state, A, steps):
 def run_chunks_backward(kept, cotangents):
     """The backward pass: chunk by chunk from the last, states recomputed from the boundary, then walked back.
 
-    With g[l] the cotangent of the state h[l] and a[l] its decay, g[l] = C[l] dy[l] + a[l+1] g[l+1]; the carry is a g.
+    With g[l] the cotangent of the state h[l] and a[l] its decay, g[l] = C[l] dy[l] + a[l+1] g[l+1]. The carry is the
+    last term: sums of g over states or channels are sums of the carry, which is in memory anyway, and of C dy, which
+    come from all steps at once.
     """
     boundaries, A, steps = kept
     dy, dstate = cotangents
+    _, added, B, C, keep = steps
 
     def step_again(state, step):
-        return advance(A, state, step), state
+        dy, step = step
+        after = advance(A, state, step)
+        return after, (state, contract("be,bne->bn", dy, after))
 
     def step_backward(carry, step):
-        carried, dA, after = carry
+        carried, dA = carry
         before, dy, (delta, added, B, C, keep) = step
-        dstate = carried + dy[:, None] * C[..., None]
-        carried = dstate * decay_of(A, delta, keep)
-        through_decay = carried * before
-        gradients = (
-            jnp.sum(through_decay * A[None], axis=1),
-            jnp.sum(dstate * B[..., None], axis=1),
-            contract("be,bne->bn", added, dstate),
-            contract("be,bne->bn", dy, after),
-        )
-        return (carried, dA + through_decay * delta[:, None], before), gradients
+        through_input = contract("bn,bne->be", B, carried), contract("be,bne->bn", added, carried)
+        carried = (carried + dy[:, None] * C[..., None]) * decay_of(A, delta, keep)
+        # XLA:CPU vectorises this sum along channels only where it is written out.
+        through_decay = sum(carried[:, i] * before[:, i] * A[i][None] for i in range(A.shape[0]))
+        return (carried, dA + carried * before * delta[:, None]), (through_decay, *through_input)
 
     def chunk_backward(carry, chunk):
         boundary, dy, steps = chunk
-        last, states = jax.lax.scan(step_again, boundary, steps)
-        (*carry, _), gradients = jax.lax.scan(step_backward, (*carry, last), (states, dy, steps), reverse=True)
-        return tuple(carry), gradients
+        _, (states, dC) = jax.lax.scan(step_again, boundary, (dy, steps))
+        carry, gradients = jax.lax.scan(step_backward, carry, (states, dy, steps), reverse=True)
+        return carry, (*gradients, dC)
 
     carry = dstate, jnp.zeros_like(dstate)
     (dstate, dA), gradients = jax.lax.scan(chunk_backward, carry, (boundaries, dy, steps), reverse=True)
-    return dstate, dA.sum(axis=0), (*gradients, jax.tree.map(jnp.zeros_like, steps[-1]))
+    ddelta, dadded, dB, dC = gradients
+    dadded = dadded + dy * jnp.sum(B * C, axis=-1, keepdims=True)
+    dB = dB + C * jnp.sum(added * dy, axis=-1, keepdims=True)
+    return dstate, dA.sum(axis=0), (ddelta, dadded, dB, dC, jax.tree.map(jnp.zeros_like, keep))
 
 
 run_chunks.defvjp(run_chunks_forward, run_chunks_backward)

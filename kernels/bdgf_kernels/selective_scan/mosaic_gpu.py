@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import tuning
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, by_step, sizes
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, by_step, own_channels, sizes
 from bdgf_kernels.selective_scan.exponentials import LN2, LOG2E
 from bdgf_kernels.selective_scan.interpreting import Interpreter
 from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
@@ -58,6 +58,8 @@ def supports(operands: Operands, options: Options) -> str | None:
         return f"a thread keeps its states in registers, at most {MOST_STATES} of them, not {n}."
     if g > 1 and d // g % CHANNELS_MULTIPLE:
         return f"{CHANNELS_MULTIPLE} channels must share their B and C, but a group has {d // g}."
+    if own_channels(operands) and d % CHANNELS_MULTIPLE:
+        return f"{CHANNELS_MULTIPLE} channels must share their direction, but a direction has {d} of its own."
     chunks, high = -(-length // 16), n + -n % STATES_MULTIPLE
     largest = b * k * (d + -d % CHANNELS_MULTIPLE) * max(length, chunks * high)
     if largest >= 2**31:
@@ -72,14 +74,16 @@ def scan(operands: Operands, options: Options) -> Outputs:
     wide = lambda x: pad_channels(x, x.ndim - 1, g, CHANNELS_MULTIPLE)
     high = lambda x: pad_last(x, -n % STATES_MULTIPLE)
     by_state = lambda x: wide(high(x).swapaxes(-1, -2))
-    u, delta = wide(operands.u), wide(operands.delta).reshape(b, length, -1)
+    # Channels of a direction's own are whole blocks already.
+    u = operands.u if own_channels(operands) else wide(operands.u)
+    delta = wide(operands.delta).reshape(b, length, -1)
     A, first = by_state(operands.A), given(operands.initial_state, by_state)
     B, C = (by_step(high(x.astype(jnp.float32)), options) for x in (operands.B, operands.C))
     D, bias = given(operands.D, wide), given(operands.delta_bias, wide)
 
     own_delta = operands.delta.shape[2] > 1
     outputs: Outputs = run(options, own_delta, interpreted.parameters, u, delta, A, B, C, D, bias, first)
-    y, last = drop_channels(outputs[0], 2, g, d), outputs[1]
+    y, last = drop_channels(outputs[0], 2, g, operands.u.shape[2]), outputs[1]
     if operands.z is not None:
         y = y.astype(jnp.float32) * jax.nn.silu(operands.z.astype(jnp.float32))
     return y.astype(operands.u.dtype), given(last, lambda x: drop_channels(x, 3, g, d).swapaxes(-1, -2)[..., :n])
@@ -90,7 +94,7 @@ def run(
     options: Options,
     own_delta: bool,
     interpret: object,
-    u: Float[Array, "b l d"],
+    u: Float[Array, "b l c"],
     delta: Float[Array, "b l kd_d"],
     A: Float[Array, "k n d"],
     B: Float[Array, "l k b g n"],
@@ -98,8 +102,11 @@ def run(
     D: Float[Array, "k d"] | None,
     bias: Float[Array, "k d"] | None,
     first: Float[Array, "b k n d"] | None,
-) -> tuple[Float[Array, "b l d"], Float[Array, "b k n d"] | None]:
-    """Returns y, the directions added up, and, where wanted, the last state; B and C are in visiting order."""
+) -> tuple[Float[Array, "b l c"], Float[Array, "b k n d"] | None]:
+    """Returns y, directions over the same channels added up, and, where wanted, the last state.
+
+    B and C are in visiting order.
+    """
     return launch(options, own_delta, interpret, (u, delta, A, B, C, D, bias, first), keep_boundaries=False)[0]
 
 
@@ -127,11 +134,12 @@ def candidates(size: Sizes) -> list[dict[str, int]]:
     return [usual, *(choice for choice in tried if choice != usual)]
 
 
-def planned(options, own_delta, interpret, u, B):
+def planned(options, own_delta, interpret, u, A, B):
     """Gathers what the kernels have to know."""
     from bdgf_kernels.selective_scan.mosaic_gpu_plan import Plan
 
-    b, length, d = u.shape
+    b, length, _ = u.shape
+    d = A.shape[-1]
     groups, n = B.shape[-2:]
     size = Sizes(b, length, d, len(options.orders), groups, n)
     knobs = defaults(size) | tuning.tuned("mosaic_gpu", size)
@@ -145,6 +153,7 @@ def planned(options, own_delta, interpret, u, B):
         unroll=knobs["unroll"],
         parts=knobs["parts"] if n % (knobs["parts"] * STATES_MULTIPLE) == 0 else 1,
         orders=options.orders,
+        own_channels=u.shape[-1] != d,
         own_delta=own_delta,
         softplus=options.delta_softplus,
         interpret=interpret,
@@ -169,7 +178,7 @@ def launch(options, own_delta, interpret, arguments, *, keep_boundaries):
     from bdgf_kernels.selective_scan.mosaic_gpu_forward import forward
 
     u, delta, A, B, C, D, bias, first = arguments
-    plan = planned(options, own_delta, interpret, u, B)
+    plan = planned(options, own_delta, interpret, u, A, B)
     operands = in_kernels_units((u, delta, A, in_segments(B, plan), in_segments(C, plan), D, bias, first))
     y, boundaries, last = forward(plan, operands, keep_boundaries=keep_boundaries, final_state=options.final_state)
     # A kernel's outputs do not say over which mesh axes they differ; inside shard_map they have to.
@@ -189,12 +198,11 @@ def run_backward(options, own_delta, interpret, kept, cotangents):
 
     boundaries, (u, delta, A, B, C, D, bias, first) = kept
     dy, dlast = cotangents
-    plan = planned(options, own_delta, interpret, u, B)
+    plan = planned(options, own_delta, interpret, u, A, B)
     in_chunks = [in_segments(x, plan).reshape(*x.shape[2:0:-1], x.shape[3], -1, 16, x.shape[4]) for x in (B, C)]
     transposed = [x.swapaxes(-1, -2) for x in in_chunks]
     operands = in_kernels_units((u, delta, A, *transposed, D, bias, first))
     du, ddelta, dA, dD, dbias, dfirst, dBC = backward(plan, operands, boundaries, dy, dlast)
-    ddelta = jnp.moveaxis(ddelta, 1, 2).reshape(delta.shape) if own_delta else ddelta.sum(axis=1)
 
     b, k, blocks, parts, _, _ = dBC.shape
     groups, n = B.shape[3:]
@@ -204,7 +212,7 @@ def run_backward(options, own_delta, interpret, kept, cotangents):
     dB, dC = sums[: plan.length, ..., 0], sums[: plan.length, ..., 1]
     gradients = (
         du.sum(axis=1).astype(u.dtype),
-        ddelta.astype(delta.dtype),
+        ddelta.sum(axis=1).astype(delta.dtype),
         dA.sum(axis=0) * LN2,
         dB * LN2,
         dC,

@@ -17,9 +17,9 @@ from bdgf_kernels.selective_scan.mosaic_gpu_plan import (
     load,
     parameter,
     repeat,
+    row_type,
     step_size,
     store,
-    y_type,
     zero,
 )
 
@@ -62,10 +62,10 @@ def backward(plan, operands, boundaries, dy, dlast):
     """Launches the backward kernel.
 
     B and C are (b k g chunks n 16), in visiting order; B comes times ln 2, the bias over it.
-    Returns du, ddelta (b k l d), dA over ln 2 (b k n d), dD and dbias (b k d) and d(first state) (b k n d), with sums
-    over sequences left to XLA, and what half warps give to dB over ln 2 and dC, two states at a time, as (b k blocks
-    parts chunks*n/(2 parts) 512): by half warp, state, dB or dC, and step of the chunk; steps past the last are
-    undefined.
+    Returns du, ddelta (b k l d, or b 1 l k*d where they are each direction's own), dA over ln 2 (b k n d), dD and dbias
+    (b k d) and d(first state) (b k n d), with sums over sequences left to XLA, and what half warps give to dB over ln 2
+    and dC, two states at a time, as (b k blocks parts chunks*n/(2 parts) 512): by half warp, state, dB or dC, and step
+    of the chunk; steps past the last are undefined.
     """
     u, delta, A, B, C, D, bias, _ = operands
     given = [x for x in (D, bias, dlast) if x is not None]
@@ -73,11 +73,12 @@ def backward(plan, operands, boundaries, dy, dlast):
     parts, states = plan.parts, plan.states // plan.parts
     a_state = jax.ShapeDtypeStruct((batch, directions, plan.states, plan.channels), jnp.float32)
     a_channel = jax.ShapeDtypeStruct((batch, directions, plan.channels), jnp.float32)
-    a_row = (batch, directions, plan.length, plan.channels)
     sums = (batch, directions, blocks, parts, plan.chunks * states // channel_sums.STATES, channel_sums.SUMS)
     outputs = [
-        jax.ShapeDtypeStruct(a_row, y_type(plan, u.dtype)),
-        jax.ShapeDtypeStruct(a_row, y_type(plan, delta.dtype) if plan.own_delta else jnp.float32),
+        *(
+            jax.ShapeDtypeStruct(plan.by_row(own=own), row_type(plan, x.dtype, own=own))
+            for x, own in ((u, plan.own_channels), (delta, plan.own_delta))
+        ),
         *(a_state, a_channel, a_channel, a_state),
         jax.ShapeDtypeStruct(sums, jnp.float32),
     ]
@@ -93,7 +94,7 @@ def backward(plan, operands, boundaries, dy, dlast):
         sequence, direction, block = plan.place()
         part = jax.lax.axis_index("part") if parts > 1 else 0
         channels = pl.ds(block * LANES, LANES)
-        own = pl.ds((direction if plan.own_delta else 0) * plan.channels + block * LANES, LANES)
+        columns, own = (plan.columns(direction, block, own=own) for own in (plan.own_channels, plan.own_delta))
         skip, shift = parameter(D_, direction, channels), parameter(bias_, direction, channels)
         for i in range(states):
             state = part * states + i
@@ -137,8 +138,8 @@ def backward(plan, operands, boundaries, dy, dlast):
             """Loads delta, u and dy of the part's share of a chunk."""
             some, _ = visited(c, count)
             raws = tuple(load(delta.at[sequence, row, own]) for row in some)
-            inputs = tuple(load(u.at[sequence, row, channels]) for row in some)
-            return raws, inputs, tuple(load(dy.at[sequence, row, channels]) for row in some)
+            inputs = tuple(load(u.at[sequence, row, columns]) for row in some)
+            return raws, inputs, tuple(load(dy.at[sequence, row, columns]) for row in some)
 
         def chunk(c, loaded, count=CHUNK):
             raws, inputs, douts = read(c, count) if loaded is None else loaded
@@ -210,7 +211,7 @@ def backward(plan, operands, boundaries, dy, dlast):
             some, there = visited(c, count)
             if rows is None or exchanged is None:
                 # Registers are scarce while the states are walked: u is read once more.
-                inputs = [load(u.at[sequence, row, channels]) for row in some]
+                inputs = [load(u.at[sequence, row, columns]) for row in some]
             else:
                 # Each part finishes its share of the steps, and leaves what it has of the others' to them.
                 (through, theirs), first = split(through, part, share), part * share
@@ -231,8 +232,8 @@ def backward(plan, operands, boundaries, dy, dlast):
                     dstep = dstep * (1.0 - jnp.exp2(-steps[j]))
 
                 def write(row=row, dx=dx, dstep=dstep):
-                    store(du.at[sequence, direction, row, channels], dx)
-                    store(ddelta.at[sequence, direction, row, channels], dstep)
+                    store(du.at[sequence, 0 if plan.own_channels else direction, row, columns], dx)
+                    store(ddelta.at[sequence, 0 if plan.own_delta else direction, row, own], dstep)
 
                 dD_term = douts[j] * x
                 if there is None:

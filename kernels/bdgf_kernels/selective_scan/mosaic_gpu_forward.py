@@ -15,9 +15,9 @@ from bdgf_kernels.selective_scan.mosaic_gpu_plan import (
     load,
     parameter,
     repeat,
+    row_type,
     step_size,
     store,
-    y_type,
     zero,
 )
 
@@ -43,7 +43,7 @@ class Refs:
 
 
 def forward(plan, operands, *, keep_boundaries, final_state):
-    """Launches the forward kernel; returns y a direction, the states at the chunks' boundaries, the last states.
+    """Launches the forward kernel; returns y, a direction if they share channels, the states at the chunks' boundaries, the last states.
 
     B and C are (b k g l n), in visiting order and padded to whole segments; B comes times ln 2, the bias over it.
     """
@@ -51,7 +51,8 @@ def forward(plan, operands, *, keep_boundaries, final_state):
     given = [x for x in (D, bias, first) if x is not None]
     batch, directions, _ = plan.grid
     state = (batch, directions, plan.states, plan.channels)
-    outputs = [jax.ShapeDtypeStruct((batch, directions, plan.length, plan.channels), y_type(plan, u.dtype))]
+    own = plan.own_channels
+    outputs = [jax.ShapeDtypeStruct(plan.by_row(own=own), row_type(plan, u.dtype, own=own))]
     if keep_boundaries:
         shape = (batch, directions, plan.chunks, plan.states, plan.channels)
         outputs.append(jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -83,7 +84,8 @@ def walk(plan, refs, *, B, C, arrived):
     """What a block does: a segment of B and C after the other is staged, and its steps are walked."""
     sequence, direction, block = plan.place()
     channels = pl.ds(block * LANES, LANES)
-    own = pl.ds((direction if plan.own_delta else 0) * plan.channels + block * LANES, LANES)
+    columns, own = (plan.columns(direction, block, own=own) for own in (plan.own_channels, plan.own_delta))
+    plane = 0 if plan.own_channels else direction
 
     def stage(segment):
         """Copies a segment of B and C to shared memory: 128 threads read every number of it.
@@ -109,7 +111,7 @@ def walk(plan, refs, *, B, C, arrived):
     def read(first, count):
         """Loads u and delta of a few steps."""
         rows = [plan.row(direction, first + j) for j in range(count)]
-        inputs = tuple(load(refs.u.at[sequence, row, channels]) for row in rows)
+        inputs = tuple(load(refs.u.at[sequence, row, columns]) for row in rows)
         return inputs, tuple(load(refs.delta.at[sequence, row, own]) for row in rows)
 
     def several(first, place, states, loaded):
@@ -125,7 +127,7 @@ def walk(plan, refs, *, B, C, arrived):
                 out = out + state * C[place + j, i]
                 after.append(state)
             states = tuple(after)
-            store(refs.y.at[sequence, direction, plan.row(direction, first + j), channels], out)
+            store(refs.y.at[sequence, plane, plan.row(direction, first + j), columns], out)
         return states
 
     def group(first, place, carry, following, count=plan.unroll):

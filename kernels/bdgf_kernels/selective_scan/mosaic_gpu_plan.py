@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from bdgf_kernels.selective_scan.call import Order, divided, row_of
@@ -35,6 +36,9 @@ class Plan:
       staged: chunks of B and C that lie in shared memory at a time, going forward.
       unroll: steps that are loaded at once, going forward.
       parts: warpgroups that share a channel's states going backward, each of which keeps n / parts of them.
+      orders: of the directions.
+      own_channels: whether each direction walks channels of its own, side by side in a row.
+      own_delta: whether each direction has step sizes of its own.
       interpret: parameters of the interpreter, False to compile.
     """
 
@@ -47,6 +51,7 @@ class Plan:
     unroll: int
     parts: int
     orders: tuple[Order, ...]
+    own_channels: bool
     own_delta: bool
     softplus: bool
     interpret: object = False
@@ -82,6 +87,15 @@ class Plan:
     def row(self, direction, step):
         """The row that a direction visits at a step."""
         return row_of(self.orders, direction, step, self.length)
+
+    def columns(self, direction, block, *, own):
+        """Where a block's channels lie in a row that holds one entry for all directions, or each direction's own."""
+        return pl.ds((direction if own else 0) * self.channels + block * LANES, LANES)
+
+    def by_row(self, *, own):
+        """The shape of what is written by row: in place where it is a direction's own, else apart, to be added up."""
+        planes, entries = (1, len(self.orders)) if own else (len(self.orders), 1)
+        return self.batch, planes, self.length, entries * self.channels
 
     def group(self, block):
         """The group of B and C that a block of channels belongs to."""
@@ -131,9 +145,9 @@ def parameter(ref, direction, channels):
     return zero() if ref is None else load(ref.at[direction, channels])
 
 
-def y_type(plan, dtype):
-    """Directions are added up in float32 before they are rounded; a single one is rounded by the kernel."""
-    return dtype if len(plan.orders) == 1 else jnp.float32
+def row_type(plan, dtype, *, own):
+    """Directions are added up in float32 before they are rounded; what is a direction's own is rounded by the kernel."""
+    return dtype if own or len(plan.orders) == 1 else jnp.float32
 
 
 def launch(plan, kernel, outputs, scratch, parts=1):

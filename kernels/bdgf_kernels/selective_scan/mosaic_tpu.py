@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import tuning
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, sizes
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, own_channels, sizes
 from bdgf_kernels.selective_scan.interpreting import Interpreter
 from bdgf_kernels.selective_scan.mosaic_tpu_backward import backward
 from bdgf_kernels.selective_scan.mosaic_tpu_forward import forward
@@ -157,7 +157,8 @@ def backward_takes(operands: Operands, options: Options, tile: Tile, knobs: dict
 
 def scan(operands: Operands, options: Options) -> Outputs:
     """Brings arrays to the kernels' layout and back, and gates."""
-    b, _, d, _, g, _ = sizes(operands)
+    b, _, d, k, g, _ = sizes(operands)
+    in_a_row = g * k if own_channels(operands) else g
     more_sequences = padded(operands).b - b
 
     def by_channel(x: Any, axis: int) -> Any:
@@ -172,7 +173,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
     rows = lambda x: x.astype(jnp.float32) if x.dtype == jnp.float16 else x
     first, reset = operands.initial_state, operands.reset
     arguments = (
-        by_channel(by_sequence(rows(operands.u), (1, 2, 0)), 1),
+        pad_channels(by_sequence(rows(operands.u), (1, 2, 0)), 1, in_a_row, SUBLANES),
         by_channel(by_sequence(rows(operands.delta), (2, 1, 3, 0)), 2),
         by_channel(operands.A.swapaxes(1, 2), 2),
         by_sequence(operands.B.astype(jnp.float32), (2, 3, 1, 4, 0)),
@@ -185,7 +186,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
     outputs: Outputs = run(options, tiling(operands, options), interpreted.parameters, *arguments)
     y, last = outputs
 
-    y = drop_channels(y, 1, g, d)[..., :b].transpose(2, 0, 1)
+    y = drop_channels(y, 1, in_a_row, operands.u.shape[2])[..., :b].transpose(2, 0, 1)
     if operands.z is not None:
         y = y.astype(jnp.float32) * jax.nn.silu(operands.z.astype(jnp.float32))
     if last is not None:
@@ -198,7 +199,7 @@ def run(
     options: Options,
     tiling: Tiling,
     interpret: object,
-    u: Float[Array, "l d b"],
+    u: Float[Array, "l c b"],
     delta: Float[Array, "kd l d b"],
     A: Float[Array, "k n d"],
     B: Float[Array, "k g l n b"],
@@ -207,28 +208,29 @@ def run(
     bias: Float[Array, "k d"] | None,
     first: Float[Array, "k n d b"] | None,
     keep: Float[Array, "l 1 b"] | None,
-) -> tuple[Float[Array, "l d b"], Float[Array, "k n d b"] | None]:
-    """Returns y, the directions added up, and, where wanted, the last state."""
-    plan = planned(options, tiling, tiling.forward, interpret, u, delta, B)
+) -> tuple[Float[Array, "l c b"], Float[Array, "k n d b"] | None]:
+    """Returns y, directions over the same channels added up, and, where wanted, the last state."""
+    plan = planned(options, tiling, tiling.forward, interpret, u, delta, A, B)
     done = forward(
         plan, (u, delta, A, B, C, D, bias, keep), first, keep_boundaries=False, final_state=options.final_state
     )
     return done.y, done.last
 
 
-def planned(options, tiling, tile, interpret, u, delta, B):
+def planned(options, tiling, tile, interpret, u, delta, A, B):
     """Gathers what the kernels have to know."""
-    length, d, b = u.shape
+    length, _, b = u.shape
     return Plan(
         batch=b,
         length=length,
-        channels=d,
+        channels=A.shape[2],
         states=B.shape[3],
         groups=B.shape[1],
         rows=tile.rows,
         tile=tile.channels,
         tiling=tiling,
         orders=options.orders,
+        own_channels=u.shape[1] != A.shape[2],
         own_delta=delta.shape[0] > 1,
         softplus=options.delta_softplus,
         interpret=interpret,
@@ -237,7 +239,7 @@ def planned(options, tiling, tile, interpret, u, delta, B):
 
 def run_forward(options, tiling, interpret, u, delta, A, B, C, D, bias, first, keep):
     """The forward pass; keeps the state at every 32nd step."""
-    plan = planned(options, tiling, tiling.forward, interpret, u, delta, B)
+    plan = planned(options, tiling, tiling.forward, interpret, u, delta, A, B)
     operands = (u, delta, A, B, C, D, bias, keep)
     done = forward(plan, operands, first, keep_boundaries=True, final_state=options.final_state)
     return (done.y, done.last), (operands, first, done.boundaries)
@@ -246,9 +248,9 @@ def run_forward(options, tiling, interpret, u, delta, A, B, C, D, bias, first, k
 def run_backward(options, tiling, interpret, kept, cotangents):
     """The backward pass: the kernel, then the sums over tiles and sequences, in a fixed order."""
     operands, first, boundaries = kept
-    u, delta, _, B, _, D, bias, keep = operands
+    u, delta, A, B, _, D, bias, keep = operands
     dy, dlast = cotangents
-    plan = planned(options, tiling, tiling.backward, interpret, u, delta, B)
+    plan = planned(options, tiling, tiling.backward, interpret, u, delta, A, B)
     done = backward(plan, operands, boundaries, dy, dlast)
     by_group = lambda x: jnp.moveaxis(x.reshape(plan.groups, -1, *x.shape[1:]).sum(axis=1), 0, 1)
     gradients = (

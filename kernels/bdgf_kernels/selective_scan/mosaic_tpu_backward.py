@@ -40,7 +40,7 @@ def backward(plan, operands, boundaries, dy, dlast):
         "dlast": None if dlast is None else (dlast, at.state),
     }
     outputs = {
-        "du": ((length, d, b), operands[0].dtype if alone else wide, at.row),
+        "du": (operands[0].shape, wide if plan.added_up else operands[0].dtype, at.row),
         "ddelta": ((deltas, length, d, b), operands[1].dtype if alone or plan.own_delta else wide, at.delta),
         "dB": ((plan.tiles, k, length, n, b), wide, at.partial),
         "dC": ((plan.tiles, k, length, n, b), wide, at.partial),
@@ -68,7 +68,7 @@ def backward(plan, operands, boundaries, dy, dlast):
 
         def more(ref, value, *index):
             """Adds what a direction gives to what the ones before gave, which lies in VMEM still."""
-            shared = k > 1 and (ref is refs.du or not plan.own_delta)
+            shared = plan.added_up if ref is refs.du else k > 1 and not plan.own_delta
             before = jnp.where(direction > 0, ref[index], 0.0) if shared else 0.0
             ref[index] = (before + value).astype(ref.dtype)
 

@@ -31,10 +31,10 @@ def forward(plan, operands, first, *, keep_boundaries, final_state):
     at = blocks(plan, backwards=False)
     k, n, d, b = plan.directions, plan.states, plan.channels, plan.batch
     state = (k, n, d, b)
-    y_type = operands[0].dtype if k == 1 else jnp.float32
+    y_type = jnp.float32 if plan.added_up else operands[0].dtype
     inputs = both_passes(plan, operands, at) | {"first": None if first is None else (first, at.state)}
     outputs = {
-        "y": ((plan.length, d, b), y_type, at.row),
+        "y": (operands[0].shape, y_type, at.row),
         "boundaries": ((k, plan.chunks, n, d, b), jnp.float32, at.boundary) if keep_boundaries else None,
         "last": (state, jnp.float32, at.state) if final_state else None,
     }
@@ -71,7 +71,7 @@ def forward(plan, operands, first, *, keep_boundaries, final_state):
                 slots = [slot + j for j in range(count)]
                 steps, added, out = ([x[slot] for slot in slots] for x in (refs.steps, refs.added, refs.skipped))
                 kept = [load(refs.keep, row) for row in rows]
-                if plan.directions > 1:
+                if plan.added_up:
                     before = [jnp.where(direction > 0, refs.y[row, channels], 0.0) for row in rows]
                     out = [x + y for x, y in zip(out, before)]
                 coming = [] if prepare_one is None else [functools.partial(prepare_one, j) for j in range(count)]

@@ -52,6 +52,9 @@ class Plan:
       rows: rows of a segment, as in Tile.
       tile: channels of a tile.
       tiling: the lengths of loops.
+      orders: of the directions.
+      own_channels: whether each direction walks channels of its own, side by side in a row.
+      own_delta: whether each direction has step sizes of its own.
       interpret: what `pallas_call` is to do instead of compiling, False to compile.
     """
 
@@ -64,6 +67,7 @@ class Plan:
     tile: int
     tiling: Tiling
     orders: tuple[Order, ...]
+    own_channels: bool
     own_delta: bool
     softplus: bool
     interpret: object = False
@@ -87,6 +91,11 @@ class Plan:
     def directions(self) -> int:
         """Scans over the same rows."""
         return len(self.orders)
+
+    @property
+    def added_up(self) -> bool:
+        """Whether several directions write to the same rows and channels, which lie in VMEM until the last has."""
+        return self.directions > 1 and not self.own_channels
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
@@ -143,7 +152,9 @@ def blocks(plan, backwards):
     kept = -(-rows // plan.tiling.chunk)
     return types.SimpleNamespace(
         segment=segment,
-        row=pl.BlockSpec((rows, tile, LANES), lambda b, t, k, s: (segment(s), t, b)),
+        row=pl.BlockSpec(
+            (rows, tile, LANES), lambda b, t, k, s: (segment(s), k * plan.tiles + t if plan.own_channels else t, b)
+        ),
         delta=pl.BlockSpec(
             (None, rows, tile, LANES), lambda b, t, k, s: (k if plan.own_delta else 0, segment(s), t, b)
         ),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bdgf_kernels.compatibility import vary_alike
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_step, sizes
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_scan, by_step, own_channels, sizes
 
 
 def supports(operands: Operands, options: Options) -> str | None:
@@ -28,10 +28,10 @@ def scan(operands: Operands, options: Options) -> Outputs:
         state = jnp.exp(delta[..., None] * A) * state + (delta * u)[..., None] * B
         return state, jnp.sum(C * state, axis=-1)
 
-    inputs = (operands.u[:, :, None].astype(jnp.float32), delta, B, C, kept(operands))
+    inputs = (by_scan(operands), delta, B, C, kept(operands))
     inputs = jax.tree.map(lambda x: by_step(x, options), inputs)
     state, y = jax.lax.scan(advance, first_state(operands), inputs)
-    return finish(by_row(y, options), operands), jnp.moveaxis(state, 0, 1) if options.final_state else None
+    return finish(by_row(y, operands, options), operands), jnp.moveaxis(state, 0, 1) if options.final_state else None
 
 
 def step_size(operands: Operands, *, softplus: bool) -> Float[Array, "b l _ d"]:
@@ -62,10 +62,11 @@ def first_state(operands: Operands) -> Float[Array, "k b d n"]:
     return jnp.moveaxis(operands.initial_state, 1, 0)
 
 
-def finish(y: Float[Array, "b l d"], operands: Operands) -> Float[Array, "b l d"]:
+def finish(y: Float[Array, "b l c"], operands: Operands) -> Float[Array, "b l c"]:
     """Adds the skip D u (of all scans together), gates by silu(z) and rounds to the type of u."""
     if operands.D is not None:
-        y = y + operands.D.sum(axis=0)[None, None] * operands.u.astype(jnp.float32)
+        skip = operands.D.reshape(-1) if own_channels(operands) else operands.D.sum(axis=0)
+        y = y + skip[None, None] * operands.u.astype(jnp.float32)
     if operands.z is not None:
         y = y * jax.nn.silu(operands.z.astype(jnp.float32))
     return y.astype(operands.u.dtype)

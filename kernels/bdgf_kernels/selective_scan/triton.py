@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from bdgf_kernels import compatibility
 from bdgf_kernels.selective_scan import tuning
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, row_of, sizes
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, Sizes, own_channels, row_of, sizes
 from bdgf_kernels.selective_scan.exponentials import LN2, LOG2E
 from bdgf_kernels.selective_scan.interpreting import Interpreter
 from bdgf_kernels.selective_scan.padding import drop_channels, pad_channels, pad_last
@@ -57,7 +57,8 @@ def candidates(size: Sizes) -> list[dict[str, int]]:
 def chosen(operands: Operands) -> dict[str, int]:
     """The numbers that a call runs with."""
     size = sizes(operands)
-    return defaults(size) | tuning.tuned("triton", size)
+    knobs = defaults(size) | tuning.tuned("triton", size)
+    return knobs | {"channels": min(knobs["channels"], power_of_two(size.d // size.g))}
 
 
 def supports(operands: Operands, options: Options) -> str | None:
@@ -88,6 +89,8 @@ class Plan:
     """What the kernels know while they are traced; channels and states are those of the padded arrays.
 
     Args:
+      own_channels: whether each direction walks channels of its own, side by side in a row.
+      own_delta: whether each direction has step sizes of its own.
       block: channels of a program.
       chunk: steps between two states that are kept.
       warps: of a program, forward and backward.
@@ -101,6 +104,7 @@ class Plan:
     groups: int
     channels: int
     states: int
+    own_channels: bool
     own_delta: bool
     block: int
     chunk: int
@@ -117,11 +121,22 @@ class Plan:
         return -(-self.length // self.chunk)
 
     def place(self):
-        """The program's sequence, direction, block, its channels and the entry of delta and group that they use."""
+        """The program's sequence, direction, block, its channels, the entry of delta and the group that they use; and
+        where they lie in rows: the plane of what is written by row, and the columns of that and of u.
+        """
         sequence, direction, block = (pl.program_id(axis) for axis in range(3))
         group = jax.lax.div(block, jnp.int32(self.blocks // self.groups)) if self.groups > 1 else 0
         channels = pl.ds(block * self.block, self.block)
-        return sequence, direction, block, channels, direction if self.own_delta else 0, group
+        plane, columns = direction, channels
+        if self.own_channels:
+            plane, columns = 0, pl.ds(direction * self.channels + block * self.block, self.block)
+        return sequence, direction, block, channels, direction if self.own_delta else 0, group, plane, columns
+
+    @property
+    def by_row(self):
+        """The shape of what is written by row: in place where channels are a direction's own, else to be added up."""
+        planes, entries = (1, self.directions) if self.own_channels else (self.directions, 1)
+        return self.batch, planes, self.length, entries * self.channels
 
     def row(self, direction, step):
         """The row that a direction visits at a step."""
@@ -130,8 +145,9 @@ class Plan:
 
 def scan(operands: Operands, options: Options) -> Outputs:
     """Pads channels and states, runs the kernels, adds the directions up and gates."""
-    _, _, d, _, g, n = sizes(operands)
+    _, _, d, k, g, n = sizes(operands)
     knobs = chosen(operands)
+    in_a_row = g * k if own_channels(operands) else g
 
     def wide(x: Any, axis: int) -> Any:
         """Pads the channels of each group to whole blocks."""
@@ -142,7 +158,9 @@ def scan(operands: Operands, options: Options) -> Outputs:
         return None if x is None else pad_last(x, power_of_two(n) - n)
 
     keep = None if operands.reset is None else (~operands.reset).astype(jnp.float32)
-    u, B, C = wide(operands.u, 2), high(operands.B.astype(jnp.float32)), high(operands.C.astype(jnp.float32))
+    u = pad_channels(operands.u, 2, in_a_row, knobs["channels"])
+    B, C = high(operands.B.astype(jnp.float32)), high(operands.C.astype(jnp.float32))
+    A = high(wide(operands.A, 1))
     plan = Plan(
         options=options,
         interpret=interpreted.parameters,
@@ -150,18 +168,19 @@ def scan(operands: Operands, options: Options) -> Outputs:
         length=u.shape[1],
         directions=B.shape[2],
         groups=g,
-        channels=u.shape[2],
+        channels=A.shape[1],
         states=B.shape[4],
+        own_channels=own_channels(operands),
         own_delta=operands.delta.shape[2] > 1,
         block=knobs["channels"],
         chunk=knobs["chunk"],
         warps=(knobs["forward_warps"], knobs["backward_warps"]),
     )
-    A, first = high(wide(operands.A, 1)), high(wide(operands.initial_state, 2))
+    first = high(wide(operands.initial_state, 2))
     D, bias = wide(operands.D, 1), wide(operands.delta_bias, 1)
     outputs: Outputs = run(plan, u, wide(operands.delta, 3), A, B, C, D, bias, first, keep)
     y, last = outputs
-    y = drop_channels(y, 2, g, d)
+    y = drop_channels(y, 2, in_a_row, operands.u.shape[2])
     if operands.z is not None:
         y = y.astype(jnp.float32) * jax.nn.silu(operands.z.astype(jnp.float32))
     if last is not None:
@@ -172,7 +191,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def run(
     plan: Plan,
-    u: Float[Array, "b l d"],
+    u: Float[Array, "b l c"],
     delta: Float[Array, "b l kd d"],
     A: Float[Array, "k d n"],
     B: Float[Array, "b l k g n"],
@@ -181,8 +200,8 @@ def run(
     bias: Float[Array, "k d"] | None,
     first: Float[Array, "b k d n"] | None,
     keep: Float[Array, "b l"] | None,
-) -> tuple[Float[Array, "b l d"], Float[Array, "b k d n"] | None]:
-    """Returns y, the directions added up, and, where wanted, the last state."""
+) -> tuple[Float[Array, "b l c"], Float[Array, "b k d n"] | None]:
+    """Returns y, directions over the same channels added up, and, where wanted, the last state."""
     return forward(plan, (u, delta, A, B, C, D, bias, keep), first)[0]
 
 
@@ -199,8 +218,8 @@ def step_size(plan, raw, shift):
 
 def read_step(plan, refs, place, row, shift):
     """Input, step size, B and what is kept of the carried state, at a row."""
-    sequence, direction, _, channels, own, group = place
-    x = load(refs["u"], sequence, row, channels)
+    sequence, direction, _, channels, own, group, _, columns = place
+    x = load(refs["u"], sequence, row, columns)
     step = step_size(plan, load(refs["delta"], sequence, row, own, channels), shift)
     return x, step, load(refs["B"], sequence, row, direction, group), load(refs["keep"], sequence, row)
 
@@ -246,16 +265,16 @@ def forward(plan, operands, first, *, keep_boundaries=False):
     """Runs the forward kernel; returns y and the last state, and the states at the chunks' boundaries."""
     u, delta, A, B, C, D, bias, keep = operands
     b, k, d, n = plan.batch, plan.directions, plan.channels, plan.states
-    y_type = u.dtype if k == 1 else jnp.float32
+    y_type = u.dtype if k == 1 or plan.own_channels else jnp.float32
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "bias": bias, "keep": keep, "first": first}
     outputs = {
-        "y": ((b, k, plan.length, d), y_type),
+        "y": (plan.by_row, y_type),
         "last": ((b, k, d, n), jnp.float32) if plan.options.final_state else None,
         "boundaries": ((b, k, plan.chunks, d, n), jnp.float32) if keep_boundaries else None,
     }
 
     def kernel(refs):
-        place = sequence, direction, _, channels, _, group = plan.place()
+        place = sequence, direction, _, channels, _, group, plane, columns = plan.place()
         rates = load(refs["A"], direction, channels) * LOG2E
         skip, shift = load(refs["D"], direction, channels), load(refs["bias"], direction, channels)
         state = load(refs["first"], sequence, direction, channels)
@@ -267,7 +286,7 @@ def forward(plan, operands, first, *, keep_boundaries=False):
             state, _ = advance(state, rates, x, step, B, keep)
             y = jnp.sum(state * load(refs["C"], sequence, row, direction, group)[None], axis=1)
             y = y if skip is None else y + skip * x
-            refs["y"][sequence, direction, row, channels] = y.astype(y_type)
+            refs["y"][sequence, plane, row, columns] = y.astype(y_type)
             return state
 
         def chunk(c, count, state):
@@ -301,12 +320,12 @@ def run_backward(plan, kept, cotangents):
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "bias": bias, "keep": keep}
     inputs |= {"dy": dy, "kept": boundaries, "dlast": dlast}
     wide = jnp.float32
-    by_row, sums = ((b, k, length, d), wide), ((b, k, plan.blocks, length, n), wide)
-    outputs = {"du": by_row, "ddelta": by_row, "dB": sums, "dC": sums}
+    deltas, sums = ((b, length, k, d) if plan.own_delta else (b, k, length, d)), ((b, k, plan.blocks, length, n), wide)
+    outputs = {"du": (plan.by_row, wide), "ddelta": (deltas, wide), "dB": sums, "dC": sums}
     outputs |= dict.fromkeys(("dA", "dfirst"), ((b, k, d, n), wide)) | dict.fromkeys(("dD", "dbias"), ((b, k, d), wide))
 
     def kernel(refs):
-        place = sequence, direction, block, channels, _, group = plan.place()
+        place = sequence, direction, block, channels, _, group, plane, columns = plan.place()
         rates = load(refs["A"], direction, channels) * LOG2E
         skip, shift = load(refs["D"], direction, channels), load(refs["bias"], direction, channels)
         carry = load(refs["dlast"], sequence, direction, channels)
@@ -321,7 +340,7 @@ def run_backward(plan, kept, cotangents):
             for row, before, after in reversed(list(zip(rows, states, states[1:]))):
                 x, step, B, keep = read_step(plan, refs, place, row, shift)
                 _, decay = advance(before, rates, x, step, B, keep)
-                dout = load(refs["dy"], sequence, row, channels)
+                dout = load(refs["dy"], sequence, row, columns)
                 gradient = carry + dout[:, None] * load(refs["C"], sequence, row, direction, group)[None]
                 at = sequence, direction, block, row
                 refs["dB"][at] = jnp.sum(gradient * (step * x)[:, None], axis=0)
@@ -333,9 +352,9 @@ def run_backward(plan, kept, cotangents):
                 if plan.options.delta_softplus:
                     dstep = dstep * (1.0 - jnp.exp(-step))
                 dx = step * through_input
-                at = sequence, direction, row, channels
-                refs["du"][at] = dx if skip is None else dx + skip * dout
-                refs["ddelta"][at] = dstep
+                refs["du"][sequence, plane, row, columns] = dx if skip is None else dx + skip * dout
+                at = (row, direction) if plan.own_delta else (direction, row)
+                refs["ddelta"][(sequence, *at, channels)] = dstep
                 dA, dD, dbias = dA + decayed * step[:, None], dD + dout * x, dbias + dstep
             return carry, dA, dD, dbias
 
@@ -346,10 +365,9 @@ def run_backward(plan, kept, cotangents):
 
     done = launch(plan, "backward", kernel, inputs, outputs)
     by_group = lambda x: jnp.moveaxis(x.reshape(b, k, plan.groups, -1, length, n).sum(axis=3), 3, 1)
-    ddelta = jnp.moveaxis(done["ddelta"], 1, 2)
     gradients = (
         done["du"].sum(axis=1).astype(u.dtype),
-        (ddelta if plan.own_delta else ddelta.sum(axis=2, keepdims=True)).astype(delta.dtype),
+        (done["ddelta"] if plan.own_delta else done["ddelta"].sum(axis=1)[:, :, None]).astype(delta.dtype),
         done["dA"].sum(axis=0),
         by_group(done["dB"]),
         by_group(done["dC"]),
