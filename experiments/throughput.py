@@ -166,7 +166,7 @@ def compiled_steps(task: Task, config: Any, batches: Any) -> tuple[Callable, dic
     return steps, counted
 
 
-def looped(task: Task, config: Any, calls: int = 10) -> float:
+def looped(task: Task, config: Any, calls: int = 8) -> float:
     """Seconds of a step in the training loop, between the first calls, which compile, and the last, which save."""
     together = config.steps_together
     changed = config.copy_and_resolve_references()
