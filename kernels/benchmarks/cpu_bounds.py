@@ -1,7 +1,7 @@
 """What bounds the scan on a CPU, measured apart: `taskset -c 0 python -m benchmarks.cpu_bounds`.
 
-For as many elements (b, l, d, n) as a call has, and in loops over as many steps: exponentials alone, as XLA has them and
-by the polynomial of ours; the state read and written alone; and the passes of `chunked` in whole, which take turns.
+For as many elements (b, l, d, n) as a call has, and in loops over as many steps: exponentials alone, as XLA has them
+and by the polynomial of ours; the state read and written alone; and the passes of `chunked` in whole. All take turns.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parts(shape: Shape, given: dict[str, jax.Array]) -> dict:
 
 
 def main() -> None:
-    """Prints quartiles of the times in ms, and the medians in ns an element."""
+    """Prints quartiles and the least of the times in ms, and the medians in ns an element."""
     parser = argparse.ArgumentParser(description="Times the parts of the scan on this CPU.")
     parser.add_argument("--shape", default="cpu_121", choices=list(SHAPES))
     parser.add_argument("--repeats", type=int, default=20)
@@ -47,8 +47,8 @@ def main() -> None:
     timers = {name: timing.timer(run, inputs, 1) for name, run in parts(shape, given).items()}
     for name, taken in timing.interleaved(timers, options.repeats).items():
         lower, median, upper = timing.quartiles(taken)
-        each = 1e6 * median / shape.elements
-        print(f"{name:32} {lower:8.2f} {median:8.2f} {upper:8.2f} ms {each:6.2f} ns an element, fastest {min(taken):.2f} ms")
+        each = f"{1e6 * median / shape.elements:6.2f} ns an element"
+        print(f"{name:32} {lower:8.2f} {median:8.2f} {upper:8.2f} ms {each}, fastest {min(taken):.2f} ms")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A peer on a CPU: the scan as an eager PyTorch loop over the steps, its gradients by autograd.
 
-This is as lean as such a loop gets: a step's decays and inputs are worked out in the step. `peer_torch_whole` is the form
-that people run. PyTorch is wanted by nothing but this comparison: `pip install torch`.
+This is as lean as such a loop gets: a step's decays and inputs are worked out in the step. `peer_torch_whole` is the
+form that people run. PyTorch is wanted by nothing but this comparison: `pip install torch`.
 """
 
 import os

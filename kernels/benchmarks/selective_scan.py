@@ -3,8 +3,8 @@
 Every implementation that serves the device is compared with the reference, outputs and every gradient, before it is
 timed; one that is wrong stops the run. On a CPU ours and the peers take the cores that the process may run on, so
 `taskset -c 0` compares them on one. Times are medians over runs after a warm-up, on inputs that no cache holds
-(`timing.py`). The peers, run in turns with ours, are two eager PyTorch loops on a CPU and mamba_ssm's CUDA kernels on an
-NVIDIA GPU; where they are not installed, ratios are missing. Rows go to `results/selective_scan_<device>.json`.
+(`timing.py`). The peers, run in turns with ours, are two eager PyTorch loops on a CPU and mamba_ssm's CUDA kernels on
+an NVIDIA GPU; where they are not installed, ratios are missing. Rows go to `results/selective_scan_<device>.json`.
 
 `--plot` measures a series of lengths and a series of batches instead, and draws both.
 """
@@ -212,8 +212,8 @@ def measure(
 
 def table(rows: Sequence[dict]) -> str:
     """Writes rows as a table for a terminal."""
-    titles = f"{'':28} {'':17} {'':16} {'dtype':8} {'median':>9} {'quartiles':>19} {'floor':>6} {'MB':>8} ratio to peers"
-    lines = [titles]
+    titles = f"{'':28} {'':17} {'':16} {'dtype':8} {'median':>9} {'quartiles':>19} {'floor':>6} {'MB':>8}"
+    lines = [f"{titles} ratio to peers"]
     for row in rows:
         known = lambda x, form: "" if x is None else format(x, form)
         megabytes = None if row["peak_memory"] is None else row["peak_memory"] / 1e6

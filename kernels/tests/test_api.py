@@ -130,13 +130,9 @@ def test_directions_over_channels_of_their_own_are_scans_side_by_side(implementa
             only = jnp.zeros((k, 1)).at[i].set(1.0)
             mine = slice(i * e, (i + 1) * e)
             shared = (x * only[None, None, None] for x in (B, C))
-            wide = lambda x: jnp.broadcast_to(x[i], (k, *x.shape[1:]))
-            scans.append(
-                selective_scan_2d(
-                    u[..., mine], delta[..., i, :], wide(A), *shared, D * only, z[..., mine], wide(bias),
-                    delta_softplus=True, implementation="reference",
-                )  # fmt: skip
-            )
+            A_i, bias_i = (jnp.broadcast_to(x[i], (k, *x.shape[1:])) for x in (A, bias))
+            given = u[..., mine], delta[..., i, :], A_i, *shared, D * only, z[..., mine], bias_i
+            scans.append(selective_scan_2d(*given, delta_softplus=True, implementation="reference"))
         return jnp.concatenate(scans, axis=-1)
 
     at_once = lambda *x: selective_scan_2d(*x, delta_softplus=True, implementation=implementation)

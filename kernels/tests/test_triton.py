@@ -22,9 +22,9 @@ def interpreted():
 def test_four_directions_are_one_launch_each_way_with_the_other_implementations_numbers(
     own_delta, own_channels, interpreted
 ):
-    program = check_directions("triton", (1, 3, 4, 8, 2), own_delta=own_delta, own_channels=own_channels)
+    program = check_directions("triton", (1, 3, 4, 16, 2), own_delta=own_delta, own_channels=own_channels)
     assert str(program).count("pallas_call[") == 2
-    assert copies(program, 12, 12 * 4 * 8 if own_channels else 12 * 8) == []
+    assert copies(program, 12, 12 * 16) == []
 
 
 def test_what_the_kernels_can_not_do_is_refused_with_the_reason(monkeypatch):

@@ -3,8 +3,8 @@
 Measured on two x86 cores, a plain `jax.lax.scan` is bound by its layout, not by its exponentials: with the n states
 last, vectors are short and every y needs a horizontal sum. Here a state is (n, d), so all work runs along channels, and
 the contraction with C is a small matrix product a sequence. Then exponentials were half of a forward pass, and are
-powers of 2 by a polynomial now. Its gradient by autodiff is bound by memory, since it keeps every state; here the forward
-pass keeps one state a chunk and the backward pass recomputes a chunk at a time.
+powers of 2 by a polynomial now. Its gradient by autodiff is bound by memory, since it keeps every state; here the
+forward pass keeps one state a chunk and the backward pass recomputes a chunk at a time.
 """
 
 import math

@@ -43,9 +43,10 @@ class Refs:
 
 
 def forward(plan, operands, *, keep_boundaries, final_state):
-    """Launches the forward kernel; returns y, a direction if they share channels, the states at the chunks' boundaries, the last states.
+    """Launches the forward kernel; returns y, the states at the chunks' boundaries, the last states.
 
-    B and C are (b k g l n), in visiting order and padded to whole segments; B comes times ln 2, the bias over it.
+    y is (b k l d), or (b 1 l k*d) where channels are each direction's own. B and C are (b k g l n), in visiting order
+    and padded to whole segments; B comes times ln 2, the bias over it.
     """
     u, delta, A, B, C, D, bias, first = operands
     given = [x for x in (D, bias, first) if x is not None]

@@ -146,7 +146,7 @@ def parameter(ref, direction, channels):
 
 
 def row_type(plan, dtype, *, own):
-    """Directions are added up in float32 before they are rounded; what is a direction's own is rounded by the kernel."""
+    """What is a direction's own is rounded by the kernel; the others are added up in float32 before."""
     return dtype if own or len(plan.orders) == 1 else jnp.float32
 
 
