@@ -108,10 +108,11 @@ def main() -> int:
         name = options.name or pathlib.Path(config.scene.folder).name or config.scene.name
         seeds = range(1 if options.quick else options.seeds)
         results = read_json(options.out)
-        results[name] = compare(config, rules, seeds, options.workdir / name, fused=options.fused)
+        measured = compare(config, rules, seeds, options.workdir / name, fused=options.fused)
     except InputError as error:
         print(f"modality_balance: {error}", file=sys.stderr)
         return 2
+    results[name] = results.get(name, {}) | measured
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, results)
     print(table(name, results[name]))
