@@ -107,13 +107,11 @@ def measure(run: Run, name: str, repeats: int, *, own: bool = False) -> list[dic
     square, narrow = (2048, 2048, 2048), (tokens, width, width)
     before = [matmul_peak(repeats, *shape) for shape in (square, narrow)]
     guidance = mapping.features(run)
-    pretraining = {"stretch": "pretrain"} | training_steps(pretraining_task(run), run.config.pretrain, repeats)
-    rows = [pretraining, extraction(run, repeats), context(run, repeats)]
-    variants = [{}] if own else [CHANGES[f"stride {stride}"] for stride in STRIDES]
-    for changes in variants:
-        dense = dataclasses.replace(run, config=configured(run.config, **changes))
-        rows += [training(dense, guidance, repeats), *predictions(dense, guidance, repeats)]
-    rows += [whole_map(row, rows[1:3]) for row in rows if row["stretch"] == "predict"]
+    rows = []
+    for row in stretches(run, guidance, repeats, own=own):
+        rows.append(row)
+        print(brief(row), flush=True)
+    rows += [whole_map(row, rows[:2]) for row in rows if row["stretch"] == "predict"]
     peak, narrow_peak = (max(first, matmul_peak(repeats, *shape)) for first, shape in zip(before, (square, narrow)))
     device = f"{jax.devices()[0].device_kind or platform.processor()} x{jax.device_count()}"
     shared = {"commit": commit(), "config": name, "device": device, "jax": jax.__version__}
@@ -123,6 +121,25 @@ def measure(run: Run, name: str, repeats: int, *, own: bool = False) -> list[dic
         "fraction_of_narrow_matmul_peak": row.get("flops_per_second", 0.0) / narrow_peak,
     }
     return [shared | row | fractions(row) for row in rows]
+
+
+def stretches(run: Run, guidance: tuple[np.ndarray, ...], repeats: int, *, own: bool) -> Iterator[dict[str, Any]]:
+    """The rows of guidance, trainings and predictions; those of some branches alone at the config's own stride."""
+    yield extraction(run, repeats)
+    yield context(run, repeats)
+    yield {"stretch": "pretrain"} | training_steps(pretraining_task(run), run.config.pretrain, repeats)
+    for stride in [run.config.classifier.centre] if own else STRIDES:
+        changes = {} if stride == run.config.classifier.centre else CHANGES[f"stride {stride}"]
+        dense = dataclasses.replace(run, config=configured(run.config, **changes))
+        yield from predictions(dense, guidance, repeats, subsets=not changes)
+        yield training(dense, guidance, repeats)
+
+
+def brief(row: dict[str, Any]) -> str:
+    """The row in a line, for those who wait."""
+    unit = "samples" if "samples_per_second" in row else "pixels"
+    which = f", stride {row['stride']}, {', '.join(row['branches'])}" if "stride" in row else ""
+    return f"{row['stretch']}{which}: {row[f'{unit}_per_second']:,.0f} {unit} a second"
 
 
 def matmul_peak(repeats: int, rows: int, inner: int, columns: int) -> float:
@@ -200,15 +217,15 @@ def extraction(run: Run, repeats: int) -> dict[str, Any]:
     return {"stretch": "features"} | spread(seconds, tile**2, "pixels", counted)
 
 
-def predictions(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> Iterator[dict[str, Any]]:
-    """Class probabilities of a block of pixels at the config's stride, by each subset of the branches."""
+def predictions(run: Run, guidance: tuple[np.ndarray, ...], repeats: int, *, subsets: bool) -> Iterator[dict[str, Any]]:
+    """Class probabilities of a block of pixels at the config's stride, by all branches and, where asked, by some."""
     graph, parameters = mapping.build(run, guidance)
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
     where = np.zeros(run.scene.shape, bool)
     where[:BLOCK, :BLOCK] = True
     batch = jnp.zeros((run.config.predict.batch_size, 2), jnp.int32)
     names, stride = tuple(run.config.classifier.branches), run.config.classifier.centre
-    for count in range(len(names), 0, -1):
+    for count in range(len(names), 0 if subsets else len(names) - 1, -1):
         for branches in itertools.combinations(names, count):
             classify = mapping.classifier_function(run, graph, branches)
             _, counted = compiled(classify, parameters, data, batch)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.throughput import compiled, plot, spread, table, timings, whole_map, with_accuracy
+from experiments.throughput import brief, compiled, plot, spread, table, timings, whole_map, with_accuracy
 
 
 def test_flops_of_a_product_are_those_of_the_textbook():
@@ -38,6 +38,7 @@ def test_rows_stand_in_table_and_figure(tmp_path):
         for branches in (["cnn", "mamba"], ["cnn"], ["mamba"])
     ]
     assert "| predict | 3 | cnn, mamba | 9,000 pixels | 2.00 | 25%, 75% | 1 |  |  |  |" in table(rows)
+    assert brief(rows[3]) == "predict, stride 3, cnn, mamba: 9,000 pixels a second"
     plot(rows, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 5_000
 
