@@ -94,7 +94,8 @@ def backward(plan, operands, boundaries, dy, dlast):
         sequence, direction, block = plan.place()
         part = jax.lax.axis_index("part") if parts > 1 else 0
         channels = pl.ds(block * LANES, LANES)
-        columns, own = (plan.columns(direction, block, own=own) for own in (plan.own_channels, plan.own_delta))
+        entries = plan.columns(direction, block)
+        columns, own = (entries if own else channels for own in (plan.own_channels, plan.own_delta))
         skip, shift = parameter(D_, direction, channels), parameter(bias_, direction, channels)
         for i in range(states):
             state = part * states + i
