@@ -75,10 +75,8 @@ def backward(plan, operands, boundaries, dy, dlast):
     a_channel = jax.ShapeDtypeStruct((batch, directions, plan.channels), jnp.float32)
     sums = (batch, directions, blocks, parts, plan.chunks * states // channel_sums.STATES, channel_sums.SUMS)
     outputs = [
-        *(
-            jax.ShapeDtypeStruct(plan.by_row(own=own), row_type(plan, x.dtype, own=own))
-            for x, own in ((u, plan.own_channels), (delta, plan.own_delta))
-        ),
+        jax.ShapeDtypeStruct(plan.by_row(own=plan.own_channels), row_type(plan, u.dtype, own=plan.own_channels)),
+        jax.ShapeDtypeStruct(plan.by_row(own=plan.own_delta), delta.dtype if plan.own_delta else jnp.float32),
         *(a_state, a_channel, a_channel, a_state),
         jax.ShapeDtypeStruct(sums, jnp.float32),
     ]
@@ -94,7 +92,8 @@ def backward(plan, operands, boundaries, dy, dlast):
         sequence, direction, block = plan.place()
         part = jax.lax.axis_index("part") if parts > 1 else 0
         channels = pl.ds(block * LANES, LANES)
-        columns, own = (plan.columns(direction, block, own=own) for own in (plan.own_channels, plan.own_delta))
+        own = pl.ds((direction if plan.own_delta else 0) * plan.channels + block * LANES, LANES)
+        columns, entries = (own if is_own else channels for is_own in (plan.own_channels, plan.own_delta))
         skip, shift = parameter(D_, direction, channels), parameter(bias_, direction, channels)
         for i in range(states):
             state = part * states + i
@@ -233,7 +232,7 @@ def backward(plan, operands, boundaries, dy, dlast):
 
                 def write(row=row, dx=dx, dstep=dstep):
                     store(du.at[sequence, 0 if plan.own_channels else direction, row, columns], dx)
-                    store(ddelta.at[sequence, 0 if plan.own_delta else direction, row, own], dstep)
+                    store(ddelta.at[sequence, 0 if plan.own_delta else direction, row, entries], dstep)
 
                 dD_term = douts[j] * x
                 if there is None:

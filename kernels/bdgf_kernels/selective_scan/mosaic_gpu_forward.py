@@ -85,7 +85,8 @@ def walk(plan, refs, *, B, C, arrived):
     """What a block does: a segment of B and C after the other is staged, and its steps are walked."""
     sequence, direction, block = plan.place()
     channels = pl.ds(block * LANES, LANES)
-    columns, own = (plan.columns(direction, block, own=own) for own in (plan.own_channels, plan.own_delta))
+    entries = plan.columns(direction, block)
+    columns, own = (entries if own else channels for own in (plan.own_channels, plan.own_delta))
     plane = 0 if plan.own_channels else direction
 
     def stage(segment):

@@ -88,9 +88,9 @@ class Plan:
         """The row that a direction visits at a step."""
         return row_of(self.orders, direction, step, self.length)
 
-    def columns(self, direction, block, *, own):
-        """Where a block's channels lie in a row that holds one entry for all directions, or each direction's own."""
-        return pl.ds((direction if own else 0) * self.channels + block * LANES, LANES)
+    def columns(self, direction, block):
+        """Where a block's channels lie in a row that holds each direction's own."""
+        return pl.ds(direction * self.channels + block * LANES, LANES)
 
     def by_row(self, *, own):
         """The shape of what is written by row: in place where it is a direction's own, else apart, to be added up."""

@@ -1,0 +1,24 @@
+"""Powers of 2 by a polynomial: their error, their extremes, their derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from bdgf_kernels.selective_scan.exponentials import power_of_2
+
+
+def test_every_normal_power_is_within_3e_7_of_itself():
+    x = np.linspace(-126.0, 127.99, 1_000_001).astype(np.float32)
+    got = np.asarray(jax.jit(power_of_2)(x), np.float64)
+    assert np.abs(got / np.exp2(x.astype(np.float64)) - 1.0).max() < 3e-7
+
+
+def test_beyond_the_range_are_zero_infinity_and_no_number():
+    x = jnp.asarray([-jnp.inf, -1e30, -127.0, 128.0, 1e30, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(jax.jit(power_of_2)(x), [0.0, 0.0, 0.0, jnp.inf, jnp.inf, jnp.inf, jnp.nan])
+    assert 0.0 <= float(power_of_2(jnp.float32(-126.6))) <= 2.0**-126
+
+
+def test_derivatives_of_every_order_are_the_powers_own():
+    first, second = jax.grad(power_of_2), jax.grad(jax.grad(power_of_2))
+    np.testing.assert_allclose(first(jnp.float32(1.5)), np.log(2.0) * 2.0**1.5, rtol=1e-6)
+    np.testing.assert_allclose(second(jnp.float32(1.5)), np.log(2.0) ** 2 * 2.0**1.5, rtol=1e-6)
