@@ -86,8 +86,8 @@ def test_checkpoints_alone_are_a_model(trained, tmp_path):
 
 
 def altered(monkeypatch, change):
-    def load(config):
-        scene = load_scene(config)
+    def load(config, without=()):
+        scene = load_scene(config, without)
         return dataclasses.replace(scene, modalities=change(dict(scene.modalities)))
 
     monkeypatch.setattr(model, "load_scene", load)
