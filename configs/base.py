@@ -209,6 +209,8 @@ def get_config(size: str = "") -> Any:
     if size == "tiny":
         config.diffusion.width = 8
         config.pretrain.steps = 20
+        config.classifier.patch = 5
+        config.classifier.centre = 3
         config.train.steps = 20
     return config
 
