@@ -23,6 +23,7 @@ OVERRIDES = [
         "pretrain.steps=2",
         "classifier.branches=('cnn',)",
         "classifier.patch=3",
+        "classifier.centre=1",
         "classifier.stages=2",
         "train.steps=2",
         "train.evaluate_every=0",
