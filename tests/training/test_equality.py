@@ -27,6 +27,7 @@ COMMAND = ["train", "--config", "demo:tiny"] + [
         "pretrain.log_every=1",
         "classifier.branches=('cnn',)",
         "classifier.patch=3",
+        "classifier.centre=1",
         "classifier.stages=1",
         "features.context.components=0",
         "train.steps=6",
