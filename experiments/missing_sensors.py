@@ -134,7 +134,7 @@ def by_sensor(run: Run) -> dict[str, dict[str, float]]:
         probabilities = predict_scene(
             lambda centres, data=data: classify(parameters, data, centres),
             run.scene.shape,
-            stride=run.config.predict.stride,
+            stride=mapping.map_stride(run.config),
             batch_size=run.config.predict.batch_size,
             where=test,
         )
