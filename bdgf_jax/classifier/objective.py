@@ -56,15 +56,15 @@ def classification_objective(
         shifted = shift(centres, shift_key, side=classifier.centre, shape=data["labels"].shape)
         patches = gather((data["images"], data["guidance"]), shifted, classifier.patch)
         labels = alone(gather(data["labels"], centres, 1), centres - shifted, side=classifier.centre)
-        hidden = draw_hidden(
-            jax.random.fold_in(key, 4), len(centres), modalities=len(data["images"]), probability=dropout
-        )
+        hidden = None
         if dropout:
+            hiding_key = jax.random.fold_in(key, 4)
+            hidden = draw_hidden(hiding_key, len(centres), modalities=len(data["images"]), probability=dropout)
             patches = patches[0], choose(patches[1], hidden)
         if train.augment:
             patches, labels = transform((patches, labels), random_symmetries(symmetry_key, len(centres)))
         images, guidance = jitter(patches, jitter_key, train.jitter)
-        images = hide(images, hidden) if dropout else images
+        images = images if hidden is None else hide(images, hidden)
         predictions = nnx.merge(graph, parameters)(images, guidance, rngs=nnx.Rngs(dropout=dropout_key))
         weights = data["class_weights"] if train.class_balance == "weighted" else None
         terms = loss_terms(predictions, labels, weights, mutual=mutual, smoothing=train.label_smoothing)
