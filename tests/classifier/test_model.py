@@ -159,7 +159,7 @@ def test_a_fused_head_cannot_do_without_a_branch(config, make, patches):
 
 def test_rematerialised_stages_give_the_same_gradients_and_keep_less(make, config, patches):
     def kept_and_gradients(rematerialise):
-        config.branches, config.stages, config.rematerialise = ("transformer",), 1, rematerialise
+        config.branches, config.rematerialise = ("transformer",), rematerialise
         graph, parameters = nnx.split(make())
         loss = lambda parameters: (nnx.merge(graph, parameters)(*patches).fused ** 2).mean()
         kept = jax.tree.leaves(jax.eval_shape(lambda parameters: jax.vjp(loss, parameters)[1], parameters))
