@@ -219,8 +219,9 @@ def _optimisation(*, steps: int, batch_size: int, learning_rate: float) -> Any:
     return ml_collections.ConfigDict(
         {
             "steps": steps,
-            # taken in one call, without a word to the host; fewer where a checkpoint, say, is due between
-            "steps_together": 10,
+            # taken in one call, without a word to the host; fewer where a checkpoint, say, is due between; 0 = 10, but
+            # 1 on CPUs, where there is no way to the host and convolutions in a loop are slow
+            "steps_together": 0,
             "batch_size": batch_size,
             "learning_rate": learning_rate,  # the highest; reached linearly, left along a cosine
             "warmup": 50,

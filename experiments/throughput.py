@@ -42,7 +42,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.prediction import predict_scene
 from bdgf_jax.fitting import Task, pretraining_task, training_task
 from bdgf_jax.run import Run, open_run, read_json, write_json
-from bdgf_jax.training.loop import IN_FLIGHT, fit
+from bdgf_jax.training.loop import IN_FLIGHT, fit, steps_together
 from bdgf_jax.training.mesh import make_mesh
 from bdgf_jax.training.optimiser import make_optimiser
 from bdgf_jax.training.placement import Placement
@@ -158,7 +158,7 @@ def training(run: Run, guidance: tuple[np.ndarray, ...], repeats: int) -> dict[s
 
 def training_steps(task: Task, config: Any, repeats: int) -> dict[str, Any]:
     """Compiles and times as many steps as one call takes on resident inputs, and then as many in the training loop."""
-    count = config.steps_together
+    count = steps_together(config, 0)
     drawn = np.resize(np.arange(len(task.samples)), count * config.batch_size)
     batches = jax.tree.map(lambda array: jnp.asarray(array.reshape(count, -1, *array.shape[1:])), task.samples[drawn])
     steps, counted = compiled_steps(task, config, batches)
@@ -185,7 +185,7 @@ def compiled_steps(task: Task, config: Any, batches: Any) -> tuple[Callable, dic
 
 def looped(task: Task, config: Any, calls: int = 8) -> float:
     """Seconds of a step in the training loop, between the first calls, which compile, and the last, which save."""
-    together = config.steps_together
+    together = steps_together(config, 0)
     changed = config.copy_and_resolve_references()
     changed.update(steps=calls * together, log_every=together, evaluate_every=0, checkpoint_every=0)
     with tempfile.TemporaryDirectory() as folder:

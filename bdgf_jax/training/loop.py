@@ -27,9 +27,13 @@ from bdgf_jax.training.placement import Placement
 from bdgf_jax.training.preemption import heeding_preemption
 from bdgf_jax.training.state import TrainState, initial_state
 from bdgf_jax.training.step import SKIPPED_IN_A_ROW, make_steps
+from bdgf_jax.training.vector import Layout
 
 # Calls that are handed to the device before the oldest is waited for: it never idles, and memory stays bounded.
 IN_FLIGHT = 2
+
+# Steps that one call takes on an accelerator.
+STEPS_TOGETHER = 10
 
 CONTINUES = "The same command continues from there."
 
@@ -156,7 +160,7 @@ def fit(
                     if hopeless.any():
                         _keep_last_good(checkpoints, placed.unpack(state))
                         first = int(hopeless.argmax())
-                        raise _diverged(title, done[first], _at(metrics, first), workdir)
+                        raise _diverged(title, done[first], _at(metrics, first), placed.layout, workdir)
                     logged = {}
                     for index, one in enumerate(done):
                         evaluated = figures if one == reached else {}
@@ -184,12 +188,16 @@ def fit(
 def steps_together(config, start: int) -> int:
     """How many steps one call takes: at most `config.steps_together`, and such that calls end where something is due.
 
+    Left to us (0), a CPU takes one: its host is the device, and XLA computes the gradients of convolutions there many
+    times slower inside a loop (jax issue 12868; the pre-training's step, 20 times).
+
     Args:
       config: of the optimisation, as for `fit`.
       start: steps done.
     """
+    most = config.steps_together or (1 if jax.default_backend() == "cpu" else STEPS_TOGETHER)
     ends = math.gcd(start, config.steps, config.checkpoint_every, config.evaluate_every)
-    return max(count for count in range(1, max(1, min(config.steps_together, ends)) + 1) if ends % count == 0)
+    return max(count for count in range(1, max(1, min(most, ends)) + 1) if ends % count == 0)
 
 
 def _at(metrics: Mapping, index: int) -> Mapping:
@@ -229,16 +237,11 @@ def _keep_last_good(checkpoints: Checkpoints, state: TrainState) -> None:
         checkpoints.save(step, good)
 
 
-def _diverged(title: str, step: int, metrics: Mapping, workdir: Path) -> InputError:
+def _diverged(title: str, step: int, metrics: Mapping, layout: Layout, workdir: Path) -> InputError:
     figures = _figures(metrics)
     broken = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
     if not broken:
-        gradients = jax.tree.leaves_with_path(jax.device_get(metrics["finite_gradients"]))
-        names = [
-            jax.tree_util.keystr(path, simple=True, separator="/") for path, finite in gradients if not finite.all()
-        ]
-        broken = [f"the gradient of {name} is not finite" for name in names[:3]]
-        broken += [f"and {len(names) - 3} more"] if len(names) > 3 else []
+        broken = [f"the gradient of {layout.name_at(int(np.min(metrics['not_finite_at'])))} is not finite"]
     return InputError(
         f"{title} stopped at step {step}: loss or gradients were not finite for {SKIPPED_IN_A_ROW} steps in a row"
         f" ({', '.join(broken)}). The last good state is saved in {workdir / 'checkpoints'}. A lower learning_rate, a"

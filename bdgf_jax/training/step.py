@@ -30,13 +30,20 @@ def make_steps(
 ) -> Callable:
     """(state, data, batches, key) -> (state, metrics), compiled: a step for each of the batches along the leading axis,
     without a word to the host in between. Each metric has that leading axis too; all else as of `make_step`.
+
+    One step by itself is no loop, since XLA computes the gradients of convolutions many times slower inside one on CPUs.
+    For CPUs, it optimises at level 2 of 3: the steps are as fast, and compiled in 7/8 of the time.
     """
     step = step_function(objective, optimiser, placement, config)
 
     def steps(state: TrainState, data: PyTree, batches: PyTree, key: Array) -> tuple[TrainState, dict]:
+        if len(jax.tree.leaves(batches)[0]) == 1:
+            state, metrics = step(state, data, jax.tree.map(lambda batch: batch[0], batches), key)
+            return state, jax.tree.map(lambda metric: metric[None], metrics)
         return jax.lax.scan(lambda state, batch: step(state, data, batch, key), state, batches)
 
-    return jax.jit(steps, donate_argnums=0)
+    options = {"xla_backend_optimization_level": 2} if jax.default_backend() == "cpu" else None
+    return jax.jit(steps, donate_argnums=0, compiler_options=options)
 
 
 def step_function(
@@ -56,8 +63,9 @@ def step_function(
     takes a CPU over a minute to compile. The key, made of the run's seed, is an argument and not a constant, so that
     one compiled step serves every seed.
 
-    Metrics: `loss`, `terms`, `learning_rate`, `skipped`, `skipped_in_a_row`, and `finite_gradients` by parameter; each
-    with a leading axis where the placement is of several members, whose batches and keys have one too.
+    Metrics: `loss`, `terms`, `learning_rate`, `skipped`, `skipped_in_a_row`, and `not_finite_at`, the first place of
+    the gradient's vector with a value that is not finite, and its length where all are; each with a leading axis where
+    the placement is of several members, whose batches and keys have one too.
 
     Args:
       objective: (parameters, carry, data, batch, key, step) -> (loss, (terms, carry)), pure.
@@ -81,7 +89,8 @@ def step_function(
         done = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.ema, (1.0 + done) / (10.0 + done))
 
-        taken = jnp.isfinite(loss) & jnp.isfinite(gradient).all() & (state.skipped_in_a_row < SKIPPED_IN_A_ROW)
+        not_finite_at = jnp.where(jnp.isfinite(gradient), gradient.size, jnp.arange(gradient.size)).min()
+        taken = jnp.isfinite(loss) & (not_finite_at == gradient.size) & (state.skipped_in_a_row < SKIPPED_IN_A_ROW)
         count = jnp.where(taken, 0, 1)
         kept = lambda new, old: placement.spread(placement.layout.rounded(jnp.where(taken, new, old)))
         new = TrainState(
@@ -99,7 +108,7 @@ def step_function(
             "learning_rate": learning_rate,
             "skipped": new.skipped,
             "skipped_in_a_row": new.skipped_in_a_row,
-            "finite_gradients": jax.tree.map(lambda gradient: jnp.isfinite(gradient).all(), gradients),
+            "not_finite_at": not_finite_at,
         }
         return new, metrics
 

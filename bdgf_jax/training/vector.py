@@ -18,6 +18,7 @@ class Layout:
 
     def __init__(self, like: PyTree, *, multiple: int = 1):
         leaves, self._structure = jax.tree.flatten(like)
+        self._paths = [path for path, _ in jax.tree.leaves_with_path(like)]
         self._leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         self._ends = np.cumsum([leaf.size for leaf in self._leaves])
         self.size = int(self._ends[-1])
@@ -48,6 +49,11 @@ class Layout:
         if all(leaf.dtype == jnp.float32 for leaf in self._leaves):
             return vector
         return self.to_vector(self.to_tree(vector))
+
+    def name_at(self, position: int) -> str:
+        """The path in the tree of the leaf that this place of the vector belongs to, with slashes between its parts."""
+        path = self._paths[np.searchsorted(self._ends, position, side="right")]
+        return jax.tree_util.keystr(path, simple=True, separator="/")
 
     @property
     def matrices(self) -> Bool[np.ndarray, " n"]:

@@ -89,7 +89,9 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(step, batch):
 
 def test_the_metrics_say_whose_gradient_is_not_finite(step):
     _, metrics = step(begin(), DATA, BAD_GRADIENT, KEY)
-    assert jax.device_get(metrics["finite_gradients"]) == {"x": True, "y": False}
+    assert int(metrics["not_finite_at"]) == 2  # the first of y
+    _, metrics = step(begin(), DATA, GOOD, KEY)
+    assert int(metrics["not_finite_at"]) == 4
 
 
 def test_after_too_many_skipped_steps_in_a_row_a_good_one_changes_nothing(step):

@@ -16,6 +16,10 @@ def test_leaves_follow_one_another_row_by_row_and_zeros_fill_up():
     np.testing.assert_array_equal(layout.matrices, [True] * 4 + [False] * 4)
 
 
+def test_a_place_of_the_vector_is_named_by_its_leaf():
+    assert [Layout(TREE).name_at(place) for place in (0, 5, 6, 7)] == ["kernel", "kernel", "norm/0", "norm/1"]
+
+
 def test_there_and_back_nothing_changes():
     layout = Layout(TREE, multiple=5)
     back = layout.to_tree(layout.to_vector(TREE))
