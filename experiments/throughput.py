@@ -183,9 +183,10 @@ def compiled_steps(task: Task, config: Any, batches: Any) -> tuple[Callable, dic
     return steps, counted
 
 
-def looped(task: Task, config: Any, calls: int = 8) -> float:
+def looped(task: Task, config: Any, steps: int = 80) -> float:
     """Seconds of a step in the training loop, between the first calls, which compile, and the last, which save."""
     together = steps_together(config, 0)
+    calls = steps // together
     changed = config.copy_and_resolve_references()
     changed.update(steps=calls * together, log_every=together, evaluate_every=0, checkpoint_every=0)
     with tempfile.TemporaryDirectory() as folder:
