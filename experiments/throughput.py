@@ -111,7 +111,8 @@ def measure(run: Run, name: str, repeats: int, *, own: bool = False) -> list[dic
     for row in stretches(run, guidance, repeats, own=own):
         rows.append(row)
         print(brief(row), flush=True)
-    rows += [whole_map(row, rows[:2]) for row in rows if row["stretch"] == "predict"]
+    guides = [row for row in rows if row["stretch"] in ("features", "context")]
+    rows += [whole_map(row, guides) for row in rows if row["stretch"] == "predict"]
     peak, narrow_peak = (max(first, matmul_peak(repeats, *shape)) for first, shape in zip(before, (square, narrow)))
     device = f"{jax.devices()[0].device_kind or platform.processor()} x{jax.device_count()}"
     shared = {"commit": commit(), "config": name, "device": device, "jax": jax.__version__}
@@ -126,7 +127,8 @@ def measure(run: Run, name: str, repeats: int, *, own: bool = False) -> list[dic
 def stretches(run: Run, guidance: tuple[np.ndarray, ...], repeats: int, *, own: bool) -> Iterator[dict[str, Any]]:
     """The rows of guidance, trainings and predictions; those of some branches alone at the config's own stride."""
     yield extraction(run, repeats)
-    yield context(run, repeats)
+    if run.config.features.context.components:
+        yield context(run, repeats)
     yield {"stretch": "pretrain"} | training_steps(pretraining_task(run), run.config.pretrain, repeats)
     for stride in [run.config.classifier.centre] if own else STRIDES:
         changes = {} if stride == run.config.classifier.centre else CHANGES[f"stride {stride}"]
@@ -356,8 +358,10 @@ def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
             line = [row for row in predicted if tuple(row["branches"]) == branches]
             strides, rates = zip(*sorted((row["stride"], row["pixels_per_second"]) for row in line))
             axes.plot(strides, rates, "o-", label="all branches" if len(branches) == most else branches[0])
-    axes.set(xlabel="stride, pixels", ylabel="pixels a second", yscale="log", xticks=STRIDES)
-    axes.grid(alpha=0.3, which="both")
+    axes.set(xlabel="stride, pixels", ylabel="pixels a second", xticks=STRIDES)
+    axes.set_ylim(bottom=0.0)
+    axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:,.0f}")
+    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=160)
 
