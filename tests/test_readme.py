@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from bdgf_jax import configuration
@@ -24,11 +25,30 @@ def test_the_scene_of_one_s_own_is_a_config(tmp_path):
     assert config.train.steps == 5
 
 
-def test_the_functional_example_runs():
+@pytest.mark.slow
+def test_the_functional_example_runs_by_the_branch_that_scans():
+    given = 'configuration.load("demo:tiny")'
+    assert given in BLOCKS["functional"]
+    small = ["--config.classifier.branches=('mamba',)", "--config.classifier.stages=2"]
     names: dict = {}
-    exec(BLOCKS["functional"], names)
+    exec(BLOCKS["functional"].replace(given, f'configuration.load("demo:tiny", {small})'), names)
     leading = {leaf.shape[0] for leaf in names["jax"].tree.leaves(names["gradients"])}
     assert leading == {8}
+    curvature = names["jax"].tree.leaves(names["curvature"])
+    assert all(np.isfinite(leaf).all() for leaf in curvature)
+    assert any((leaf != 0).any() for leaf in curvature)
+    one, other = names["ensemble"][:2]
+    assert names["ensemble"].shape[:2] == (3, 8)
+    assert (one != other).any()
+
+
+def test_the_diffusion_example_runs():
+    names: dict = {}
+    exec(BLOCKS["diffusion"], names)
+    assert names["translated"].shape == (1, 16, 16, 12)
+    assert np.isfinite(names["translated"]).all()
+    assert np.isfinite(names["loss"])
+    assert names["carry"]["skills"].shape == (2, 4)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))

@@ -218,7 +218,14 @@ def test_what_only_the_host_holds_is_refused_by_the_guard_round_the_step(toy, tm
 
 @pytest.mark.parametrize(
     ("start", "changes", "together"),
-    [(0, {}, 10), (0, {"steps_together": 0}, 1), (0, {"steps_together": 4}, 2), (15, {}, 5), (7, {}, 1), (0, {"evaluate_every": 4}, 2)],
+    [
+        (0, {}, 10),
+        (0, {"steps_together": 0}, 1),
+        (0, {"steps_together": 4}, 2),
+        (15, {}, 5),
+        (7, {}, 1),
+        (0, {"evaluate_every": 4}, 2),
+    ],
 )
 def test_calls_end_where_something_is_due(toy, start, changes, together):
     settings = toy.settings(**{"steps": 30, "steps_together": 12, "checkpoint_every": 10} | changes)
