@@ -31,8 +31,8 @@ def make_steps(
     """(state, data, batches, key) -> (state, metrics), compiled: a step for each of the batches along the leading axis,
     without a word to the host in between. Each metric has that leading axis too; all else as of `make_step`.
 
-    One step by itself is no loop, since XLA computes gradients of convolutions many times slower inside one on CPUs. For
-    CPUs, it optimises at level 2 of 3: the steps are as fast, and compiled in 7/8 of the time.
+    One step by itself is no loop, since XLA computes gradients of convolutions many times slower inside one on CPUs.
+    There, it optimises at level 2 of 3: the steps are as fast, and compiled in 7/8 of the time.
     """
     step = step_function(objective, optimiser, placement, config)
 
