@@ -27,13 +27,7 @@ def gather(
         pixels = rows[:, :, None] * width + columns[:, None, :]
         return array.reshape(height * width, *array.shape[2:]).at[pixels].get(mode="promise_in_bounds")
 
-    def cut_bits(array):
-        # XLA widens all of a bfloat16 array on a CPU before it takes a few values; of integers it takes those alone.
-        if array.dtype != jnp.bfloat16:
-            return cut(array)
-        return jax.lax.bitcast_convert_type(cut(jax.lax.bitcast_convert_type(array, jnp.uint16)), jnp.bfloat16)
-
-    return jax.tree.map(cut_bits, arrays)
+    return jax.tree.map(cut, arrays)
 
 
 def reflect(index: Int[Array, "*b"], length: int) -> Int[Array, "*b"]:
