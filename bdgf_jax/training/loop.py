@@ -188,14 +188,15 @@ def fit(
 def steps_together(config, start: int) -> int:
     """How many steps one call takes: at most `config.steps_together`, and such that calls end where something is due.
 
-    Left to us (0), a CPU takes one: its host is the device, and XLA computes the gradients of convolutions there many
-    times slower inside a loop (jax issue 12868; the pre-training's step, 20 times).
+    Left to us (0), a CPU that trains by itself takes one: its host is the device, and XLA computes the gradients of
+    convolutions there many times slower inside a loop (jax issue 12868; the pre-training's step, 20 times).
 
     Args:
       config: of the optimisation, as for `fit`.
       start: steps done.
     """
-    most = config.steps_together or (1 if jax.default_backend() == "cpu" else STEPS_TOGETHER)
+    alone = jax.default_backend() == "cpu" and jax.process_count() == 1
+    most = config.steps_together or (1 if alone else STEPS_TOGETHER)
     ends = math.gcd(start, config.steps, config.checkpoint_every, config.evaluate_every)
     return max(count for count in range(1, max(1, min(most, ends)) + 1) if ends % count == 0)
 
