@@ -11,6 +11,8 @@ unshare --net --uts sleep 1000 &
 other=$!
 trap 'kill $other' EXIT
 there() { nsenter --net --uts --target "$other" "$@"; }
+# Until it has left, its namespace is ours, and both ends of the link would stay here.
+while [ "$(readlink "/proc/$other/ns/net")" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
 until ip link add left type veth peer name right netns "$other" 2>/dev/null; do sleep 0.05; done
 ip addr add 10.7.0.1/24 dev left
 ip link set left up
