@@ -220,7 +220,7 @@ def _optimisation(*, steps: int, batch_size: int, learning_rate: float) -> Any:
         {
             "steps": steps,
             # taken in one call, without a word to the host; fewer where a checkpoint, say, is due between; 0 = 10, but
-            # 1 on CPUs, where there is no way to the host and convolutions in a loop are slow
+            # 1 in a single process on CPUs, where convolutions in a loop are slow
             "steps_together": 0,
             "batch_size": batch_size,
             "learning_rate": learning_rate,  # the highest; reached linearly, left along a cosine
