@@ -107,14 +107,19 @@ def scanned(
     XLA shares out what it knows, and refuses to share out a kernel; so the batch is cut here, along the axis `data` of
     the mesh that the step is traced for.
     """
-    run = lambda *x: selective_scan_2d(*x[:-1], delta_bias=x[-1], delta_softplus=True)
     given = grid, step, A, B, C, D, step_bias
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size == 1 or "data" not in mesh.axis_names or "data" in mesh.manual_axes:
-        return run(*given)
+        return scan_grid(*given)
     sample, whole = PartitionSpec("data"), PartitionSpec()
     specs = sample, sample, whole, sample, sample, whole, whole
-    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=sample)(*given)
+    return jax.shard_map(scan_grid, mesh=mesh, in_specs=specs, out_specs=sample)(*given)
+
+
+@jax.jit
+def scan_grid(grid: Array, step: Array, A: Array, B: Array, C: Array, D: Array, step_bias: Array) -> Array:
+    """The scans that `scanned` is of; jitted so that all stages of a classifier share one trace of them."""
+    return selective_scan_2d(grid, step, A, B, C, D, delta_bias=step_bias, delta_softplus=True)
 
 
 def step_bias(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
