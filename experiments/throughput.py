@@ -283,7 +283,11 @@ def with_accuracy(row: dict[str, Any], record: dict[str, Any], centre: int) -> d
 
 
 def compiled(function: Any, *arguments) -> tuple[Callable, dict[str, float]]:
-    """The program of a jitted function, and its seconds of compilation, FLOPs and bytes."""
+    """The program of a jitted function, and its seconds of tracing and compilation, FLOPs and bytes.
+
+    Nothing that an earlier call has traced is used, so that the seconds are those of a new process.
+    """
+    jax.clear_caches()
     began = time.perf_counter()
     program = function.lower(*arguments).compile()
     seconds = time.perf_counter() - began
