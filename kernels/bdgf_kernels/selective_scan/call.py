@@ -129,18 +129,28 @@ def by_scan(operands: Operands) -> Float[Array, "b l ku d"]:
     return operands.u.astype(jnp.float32).reshape(b, length, -1, operands.A.shape[1])
 
 
+def apart(x: Shaped[Array, "..."], axis: int) -> list[Shaped[Array, "..."]]:
+    """The entries along an axis, each by itself.
+
+    By `jnp.split`, whose gradient is one concatenation; that of indexing is a padded copy for each, all added up.
+    """
+    return [part.squeeze(axis) for part in jnp.split(x, x.shape[axis], axis)]
+
+
 Outputs = tuple[Float[Array, "b l c"], Float[Array, "b k d n"] | None]
 
 
 def by_step(x: Shaped[Array, "b l kx *rest"], options: Options) -> Shaped[Array, "l k b *rest"]:
     """Puts steps first, in each scan's own order; an array with one entry for all scans is repeated."""
     x = jnp.moveaxis(x, 0, 2)
-    last = x.shape[1] - 1
-    return jnp.stack([order.arrange(x[:, min(i, last)]) for i, order in enumerate(options.orders)], axis=1)
+    entries = apart(x, 1)
+    return jnp.stack(
+        [order.arrange(entries[min(i, len(entries) - 1)]) for i, order in enumerate(options.orders)], axis=1
+    )
 
 
 def by_row(y: Float[Array, "l k b d"], operands: Operands, options: Options) -> Float[Array, "b l c"]:
     """Adds the scans up, or lays their own channels side by side, each put back into the order of the rows."""
-    each = [order.restore(y[:, i]) for i, order in enumerate(options.orders)]
+    each = [order.restore(rows) for rows, order in zip(apart(y, 1), options.orders)]
     together = jnp.concatenate(each, axis=-1) if own_channels(operands) else jnp.asarray(sum(each))
     return jnp.moveaxis(together, 0, 1)

@@ -29,8 +29,7 @@ def supports(operands: Operands, options: Options) -> str | None:
 def scan(operands: Operands, options: Options) -> Outputs:
     """Runs the steps in chunks of about sqrt(L), which keeps 2 sqrt(L) states instead of L for the backward pass.
 
-    Every scan and group is a loop of its own over three-dimensional states: XLA runs independent loops at once, and
-    axes of length one would cost it its vectorised inner loops.
+    All scans and groups walk in one loop: a loop of its own for each takes longer to compile and runs no faster.
     """
     b, length, d, k, g, n = sizes(operands)
     chunk = max(1, round(math.sqrt(length)))
@@ -50,13 +49,17 @@ def scan(operands: Operands, options: Options) -> Outputs:
     A = operands.A.reshape(k, g, d // g, n).swapaxes(-1, -2)
     state = first_state(operands).reshape(k, b, g, d // g, n).swapaxes(-1, -2)
 
-    def one(i, j):
-        steps = tuple(x[:, :, i, :, j] for x in (delta, added, B, C))
-        keep = None if dropped is None else 1.0 - dropped[:, :, i]
-        return run_chunks(state[i, :, j], A[i, j], (*steps, keep))
-
-    results = [[one(i, j) for j in range(g)] for i in range(k)]
-    y, state = jax.tree.map(lambda *x: jnp.stack(x), *[jax.tree.map(lambda *x: jnp.stack(x), *r) for r in results])
+    # An axis of length one would cost XLA its vectorised inner loops.
+    several = (k * g,) if k * g > 1 else ()
+    merged = lambda x: jnp.moveaxis(x, 4, 3).reshape(*x.shape[:2], *several, b, x.shape[-1])
+    keep = None if dropped is None else jnp.repeat(1.0 - dropped, g, axis=2).reshape(*dropped.shape[:2], *several, b)
+    state = state.swapaxes(1, 2).reshape(*several, b, n, d // g)
+    along = (2, 2, 2, 2, None if keep is None else 2)
+    run = jax.vmap(run_chunks, in_axes=(0, 0, along)) if several else run_chunks
+    steps = *map(merged, (delta, added, B, C)), keep
+    y, state = run(state, A.reshape(*several, n, d // g), steps)
+    y = y if several else y[None]
+    state = state.reshape(k, g, b, n, d // g)
     y = jnp.moveaxis(y.reshape(k, g, chunks * chunk, b, d // g)[:, :, :length], (1, 2), (3, 0))
     state = jnp.moveaxis(state, (0, 1, 2, 3, 4), (1, 2, 0, 4, 3))
     y = finish(by_row(y.reshape(length, k, b, d), operands, options), operands)
