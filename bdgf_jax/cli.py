@@ -163,7 +163,7 @@ def walk(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> 
 
 def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) -> None:
     """Does what was asked, and what has to come before it."""
-    from bdgf_jax import mapping
+    from bdgf_jax import extraction
     from bdgf_jax.memory import noting_peak
     from bdgf_jax.run import open_run
     from bdgf_jax.training.distributed import first_before_others, first_only
@@ -199,7 +199,7 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
     guidance = ()
     if options.command in ("run", "features", "train", "predict"):
         with first_before_others("features"), noting_peak(run.workdir, "features"):
-            guidance = mapping.features(run)
+            guidance = extraction.features(run)
         if options.command in ("run", "train"):
             from bdgf_jax.fitting import train
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int, PyTree
 
-from bdgf_jax import mapping
+from bdgf_jax import extraction, mapping, networks
 from bdgf_jax.classifier.augmentation import random_symmetries, transform
 from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
 from bdgf_jax.classifier.objective import classification_objective
@@ -170,13 +170,13 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
             "the scene has no training pixel: check scene.labels and scene.split (`bdgf inspect` shows them)."
         )
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
-    graph, parameters = mapping.build(run, guidance)
+    graph, parameters = networks.build(run, guidance)
     sets = guidance_sets(run, guidance)
     members = [
         start_direct_head(run, graph, member, sets, labels, seed)
-        for member, seed in zip(mapping.separate(parameters, config), mapping.seeds(config), strict=True)
+        for member, seed in zip(networks.separate(parameters, config), networks.seeds(config), strict=True)
     ]
-    parameters = mapping.stacked(members) if len(members) > 1 else members[0]
+    parameters = networks.stacked(members) if len(members) > 1 else members[0]
     if config.train.class_balance == "balanced":
         candidates = balanced_candidates(candidates, labels)
     weights = class_weights(labels, len(scene.classes))
@@ -196,7 +196,7 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
 
 
 def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> TrainState:
-    needed = [*mapping.RECORDS, *([mapping.FEATURE_STATISTICS] if stretch == "train" else [])]
+    needed = [*networks.RECORDS, *([extraction.FEATURE_STATISTICS] if stretch == "train" else [])]
     return fit(
         task.objective,
         task.parameters,
@@ -208,7 +208,7 @@ def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> Tra
         title=title,
         mesh=make_mesh(run.config.mesh.to_dict()),
         placement=run.config.placement,
-        seeds=mapping.seeds(run.config) if stretch == "train" and run.config.train.num_seeds > 1 else (),
+        seeds=networks.seeds(run.config) if stretch == "train" and run.config.train.num_seeds > 1 else (),
         files={name: run.workdir / name for name in needed if (run.workdir / name).is_file()},
         **watching,
     )
@@ -223,7 +223,7 @@ def guidance_sets(run: Run, guidance: tuple[np.ndarray, ...]) -> list[tuple[np.n
     sets = [guidance]
     for name in run.images if run.config.train.modality_dropout else ():
         with first_before_others(f"features without {name}"):
-            sets.append(mapping.features(without(run, [name])))
+            sets.append(extraction.features(without(run, [name])))
     return sets
 
 

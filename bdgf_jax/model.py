@@ -16,7 +16,7 @@ import jax.export
 import ml_collections
 import numpy as np
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, mapping, networks
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.run import Run, as_trained_on, open_run, read_json, recorded_transforms
@@ -70,9 +70,9 @@ def export_model(run: Run, folder: pathlib.Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    needed: list[str] = [*mapping.RECORDS]
+    needed: list[str] = [*networks.RECORDS]
     if run.config.features.source != "none":
-        needed.append(mapping.FEATURE_STATISTICS)
+        needed.append(extraction.FEATURE_STATISTICS)
     needed.append(_chosen(run, "train", "best"))
     if run.config.features.source == "ddpm":
         needed.append(_chosen(run, "pretrain", "last"))
@@ -96,8 +96,8 @@ def export_classifier(run: Run) -> dict[str, bytes]:
     artefact for cuda may hold kernels that need the version of jax that wrote it; cpu and tpu are portable.
     """
     config = run.config
-    guidance = mapping.features(run)
-    graph, parameters = mapping.trained_classifier(run, guidance)
+    guidance = extraction.features(run)
+    graph, parameters = networks.trained_classifier(run, guidance)
     count, side = config.predict.batch_size, config.classifier.patch
     patches = lambda array: jax.ShapeDtypeStruct((count, side, side, *array.shape[2:]), array.dtype)
     shapes = jax.tree.map(patches, (run.images, list(guidance)))
@@ -142,7 +142,7 @@ def read_model(folder: pathlib.Path, config: Config) -> Model:
     Raises:
       InputError: the folder holds no model, or one that files guide.
     """
-    records = {name: read_json(mapping.model_file(folder, name)) for name in mapping.RECORDS}
+    records = {name: read_json(networks.model_file(folder, name)) for name in networks.RECORDS}
     for name, record in records.items():
         if not record:
             raise InputError(f"--model {folder}: holds no {name}, so it is no model; `bdgf export` writes one.")
@@ -155,7 +155,7 @@ def read_model(folder: pathlib.Path, config: Config) -> Model:
 
 
 def _check_portable(config: Config, what: str) -> None:
-    if config.features.source not in mapping.FEATURE_SOURCES:
+    if config.features.source not in extraction.FEATURE_SOURCES:
         raise InputError(
             f"{what} holds a model that is guided by feature maps from {config.features.source}; it cannot leave its"
             " scene, since nothing here makes these maps of another one."

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,15 +13,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from bdgf_jax import configuration, mapping, memory
+from bdgf_jax import configuration, mapping, memory, networks
 from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.evaluation.literature_protocol import selected_on_test
 from bdgf_jax.evaluation.maps import read_absent, read_map_of, read_shares
-from bdgf_jax.evaluation.metrics import confusion_matrix, scores
+from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.evaluation.pictures import crop_centres
-from bdgf_jax.evaluation.prediction import predict_scene
 from bdgf_jax.evaluation.report import write_report
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.run import Run, read_json, write_json
@@ -77,23 +77,16 @@ def score_members(run: Run, guidance: tuple[np.ndarray, ...]) -> None:
       guidance: diffusion features of the scene, by level.
     """
     (run.workdir / mapping.MEMBERS).unlink(missing_ok=True)  # of an earlier prediction
-    seeds, test = mapping.seeds(run.config), run.scene.masks["test"]
+    seeds, test = networks.seeds(run.config), run.scene.masks["test"]
     if len(seeds) == 1 or not test.any():
         return
-    graph, parameters = mapping.trained_classifier(run, guidance)
+    graph, parameters = networks.trained_classifier(run, guidance)
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
     classify = mapping.classifier_function(run, graph, tuple(run.config.predict.branches) or None, alone=True)
     found = []
-    for member in mapping.separate(parameters, run.config):
-        probabilities = predict_scene(
-            lambda centres, member=member: classify(member, data, centres),
-            run.scene.shape,
-            stride=mapping.map_stride(run.config),
-            batch_size=run.config.predict.batch_size,
-            where=test,
-        )
-        predicted = probabilities["fused"][test].argmax(-1).astype(np.int32)
-        found.append(scores(confusion_matrix(run.scene.labels[test], predicted, len(run.scene.classes))))
+    for member in networks.separate(parameters, run.config):
+        probabilities = mapping.probabilities(run, partial(classify, member, data), test)["fused"][test]
+        found.append(agreement(run.scene.labels[test], probabilities))
     record = {figure: _spread([one[figure] for one in found]) for figure in ("oa", "aa", "kappa")}
     write_json(run.workdir / mapping.MEMBERS, {"seeds": list(seeds), **record})
 
@@ -161,7 +154,7 @@ def told_absent(names: Sequence[str]) -> str:
 def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Images drawn from the DDPM, and real crops of the same size, both in the sensors' own units."""
     config, count, side = run.config, run.config.report.samples, run.config.pretrain.crop
-    graph, parameters = mapping.denoiser(run)
+    graph, parameters = networks.denoiser(run)
     drawn = jax.jit(
         lambda parameters, key: sample(
             nnx.merge(graph, parameters),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, mapping, networks
 from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.features import Level, noise_field, standardise_features
 from bdgf_jax.errors import InputError
@@ -117,19 +117,19 @@ class WindowMapper:
                     f" computed on, got {self.side} and {tile}; {-(-self.side // tile) * tile} would do."
                 )
             self._halo = -(-self._reach // tile) * tile + config.features.margin
-            graph, self._denoiser = mapping.denoiser(model)
-            self._activations = mapping.feature_program(config, graph, tile)
-            self._statistics = mapping.load_feature_statistics(model)
+            graph, self._denoiser = networks.denoiser(model)
+            self._activations = extraction.feature_program(config, graph, tile)
+            self._statistics = extraction.load_feature_statistics(model)
             guidance = tuple(np.empty((0, 0, *mean.shape), np.float32) for mean in self._statistics.mean)
             weights = [self._denoiser, *self._statistics]
         self._context = config.features.context
         if self._context.components:
             guidance += (np.empty((0, 0, 1, map_count(model.channels, **self._context)), np.float32),)
-        graph, self._classifier = mapping.trained_classifier(model, guidance)
+        graph, self._classifier = networks.trained_classifier(model, guidance)
         self._classify = mapping.classifier_function(model, graph, tuple(config.predict.branches) or None)
         transforms = [repr(transform.to_dict()) for transform in model.transforms.values()]
         sections = [config[name].to_dict() for name in ("diffusion", "features", "classifier", "predict")]
-        self.fingerprint = mapping.fingerprint(repr((sections, transforms)), weights, self._classifier)
+        self.fingerprint = extraction.fingerprint(repr((sections, transforms)), weights, self._classifier)
 
     def predict(
         self, scene: SceneWindows, done: Collection[tuple[int, int]] = ()
@@ -208,7 +208,7 @@ class WindowMapper:
             seen, inside = surroundings((row, column), scene.grid.shape)
             read = scene.read(*seen)
             images = seen_by_models(self.model.transforms, read)
-            return (mapping.as_level(block_maps(images, inside, **self._context)),)
+            return (extraction.as_level(block_maps(images, inside, **self._context)),)
 
         return blocks.cut(corner, self.side, self._reach, scene.grid.shape, context)
 
@@ -308,7 +308,7 @@ def window_layers(mapper: WindowMapper, found: Predicted) -> dict[str, np.ndarra
 def fingerprint(mapper: WindowMapper, scene: SceneWindows) -> str:
     """Of all that a map depends on: of the files of the scene by their size and the time that they were changed."""
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in scene.files]
-    return mapping.fingerprint(repr((mapper.fingerprint, mapper.model.config.scene.to_dict(), files)))
+    return extraction.fingerprint(repr((mapper.fingerprint, mapper.model.config.scene.to_dict(), files)))
 
 
 def find_drift(mapper: WindowMapper, scene: SceneWindows) -> list[Finding]:

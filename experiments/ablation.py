@@ -23,11 +23,11 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, mapping
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import PAPER, Config
 from bdgf_jax.errors import InputError
-from bdgf_jax.evaluation.metrics import confusion_matrix, scores
+from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
@@ -146,9 +146,9 @@ def ablate(
             train(run, guidance)
             test = run.scene.masks["test"]
             predictions = {name: values[test] for name, values in mapping.predict(run, guidance, where=test).items()}
-            predicted = predictions["fused"].argmax(-1).astype(np.int32)
-            np.savez(pixels_file(workdir, name, seed), reference=run.scene.labels[test], predicted=predicted)
-            figures = scores(confusion_matrix(run.scene.labels[test], predicted, len(run.scene.classes)))
+            reference, predicted = run.scene.labels[test], predictions["fused"].argmax(-1).astype(np.int32)
+            np.savez(pixels_file(workdir, name, seed), reference=reference, predicted=predicted)
+            figures = agreement(reference, predictions["fused"])
             kept["seeds"].append(seed)
             for figure in FIGURES:
                 kept[figure].append(round(float(figures[figure]), 6))
@@ -179,7 +179,7 @@ def guide(config: Config, changed: Config, name: str, workdir: pathlib.Path) -> 
     run = open_run(changed if own else config, workdir / (slug(name) if own else "") / "scene")
     if changed.features.source == "ddpm":
         pretrain(run)
-    return mapping.features(dataclasses.replace(run, config=changed))
+    return extraction.features(dataclasses.replace(run, config=changed))
 
 
 def subset_accuracies(run: Run, predictions: dict[str, np.ndarray]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, mapping
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
@@ -42,7 +42,7 @@ def main() -> int:
     try:
         config = configuration.load(options.config, overrides)
         workdir = options.workdir / (pathlib.Path(config.scene.folder).name or config.scene.name)
-        guidance = mapping.features(open_run(config, workdir / "scene"))
+        guidance = extraction.features(open_run(config, workdir / "scene"))
         split = configured(config, scene__split__seed=options.seed, train__seed=options.seed)
         run = open_run(split, workdir / f"seed_{options.seed}")
         probabilities = mapping.predict(run, guidance)["fused"]

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, networks
 from bdgf_jax.errors import InputError
 from bdgf_jax.fitting import Task, training_task
 from bdgf_jax.run import Run, open_run, write_json
@@ -83,11 +83,11 @@ def measure(run: Run, steps: int, rounds: int) -> dict[str, Any]:
       steps: of a round.
       rounds: of each way.
     """
-    task, config, seeds = training_task(run, mapping.features(run)), run.config.train, mapping.seeds(run.config)
+    task, config, seeds = training_task(run, extraction.features(run)), run.config.train, networks.seeds(run.config)
     mesh = make_mesh({"data": -1})
     members = Members(task.parameters, mesh, seeds)
     streams = members.streams(len(task.samples), config.batch_size)
-    parameters = mapping.separate(task.parameters, run.config)
+    parameters = networks.separate(task.parameters, run.config)
     one = Placement(parameters[0], mesh)
     ways = {
         "together": (members, [Training(begun(task, task.parameters, members, config), streams, members.keys())]),
@@ -164,7 +164,7 @@ def advanced(
 def finished(placed: Placement | Members, trainings: list[Training], run: Run) -> list[Any]:
     """The parameters of each seed."""
     if isinstance(placed, Members):
-        return mapping.separate(placed.unpack(trainings[0].state).parameters, run.config)
+        return networks.separate(placed.unpack(trainings[0].state).parameters, run.config)
     return [placed.unpack(training.state).parameters for training in trainings]
 
 

@@ -17,6 +17,7 @@ holds are not run again. `--quick` is a trial of the program on the config's tin
 import argparse
 import pathlib
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +28,11 @@ from sklearn.impute import SimpleImputer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, mapping, networks
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
-from bdgf_jax.evaluation.metrics import confusion_matrix, scores
-from bdgf_jax.evaluation.prediction import predict_scene
+from bdgf_jax.evaluation.metrics import agreement, confusion_matrix, scores
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.pretrained import open_guided
 from bdgf_jax.run import Run, open_run, read_json, without, write_json
@@ -102,7 +102,7 @@ def compare(config: Config, seeds: range, workdir: pathlib.Path, out: pathlib.Pa
             changed = configured(config, **of_ddpm, **of_classifier, scene__split__seed=seed, train__seed=seed)
             guided = configured(changed, features__checkpoint=str(pretrained(config, of_ddpm, workdir)))
             run = open_guided(guided, workdir / method / f"seed_{seed}")
-            train(run, mapping.features(run))
+            train(run, extraction.features(run))
             found[method] = by_sensor(run)
             found[FOREST] = found.get(FOREST) or forest(run.scene, seed)
         record["seeds"].append(seed)
@@ -126,20 +126,13 @@ def pretrained(config: Config, changes: dict, workdir: pathlib.Path) -> pathlib.
 
 def by_sensor(run: Run) -> dict[str, dict[str, float]]:
     """Accuracies of a trained run on the test pixels, with nothing and with each sensor missing."""
-    graph, parameters = mapping.trained_classifier(run, mapping.features(run))
+    graph, parameters = networks.trained_classifier(run, extraction.features(run))
     classify, test, found = mapping.classifier_function(run, graph), run.scene.masks["test"], {}
     for missing in (NOTHING, *run.images):
         seen = run if missing == NOTHING else without(run, [missing])
-        data = jax.tree.map(jnp.asarray, {"images": seen.images, "guidance": mapping.features(seen)})
-        probabilities = predict_scene(
-            lambda centres, data=data: classify(parameters, data, centres),
-            run.scene.shape,
-            stride=mapping.map_stride(run.config),
-            batch_size=run.config.predict.batch_size,
-            where=test,
-        )
-        predicted = probabilities["fused"][test].argmax(-1).astype(np.int32)
-        found[missing] = scores(confusion_matrix(run.scene.labels[test], predicted, len(run.scene.classes)))
+        data = jax.tree.map(jnp.asarray, {"images": seen.images, "guidance": extraction.features(seen)})
+        probabilities = mapping.probabilities(run, partial(classify, parameters, data), test)["fused"][test]
+        found[missing] = agreement(run.scene.labels[test], probabilities)
     return found
 
 

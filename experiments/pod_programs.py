@@ -186,7 +186,7 @@ def prediction_program(run: Any, program: str, devices: list) -> tuple[Any, int,
     import jax
     import jax.numpy as jnp
 
-    from bdgf_jax import mapping
+    from bdgf_jax import extraction, mapping, networks
     from bdgf_jax.diffusion.denoiser import build_denoiser
 
     config, (device,) = run.config, devices
@@ -197,11 +197,11 @@ def prediction_program(run: Any, program: str, devices: list) -> tuple[Any, int,
     if program == "features":
         graph, parameters = build_denoiser(config.diffusion, run.channels, seed=0)
         activations: Any
-        activations, arrays = mapping.feature_extractor(run, graph, config.features.tile)
+        activations, arrays = extraction.feature_extractor(run, graph, config.features.tile)
         traced = activations.trace(shapes(parameters), shapes(arrays), centres(2))
         return traced, size(parameters), config.features.draws
     guidance = guidance_of(config)
-    graph, parameters = mapping.build(run, guidance)
+    graph, parameters = networks.build(run, guidance)
     classify: Any = mapping.classifier_function(run, graph)
     data = shapes({"images": run.images, "guidance": guidance})
     traced = classify.trace(shapes(parameters), data, centres(config.predict.batch_size, 2))

@@ -35,7 +35,7 @@ from sklearn.neighbors import NearestNeighbors
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, networks
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
@@ -120,7 +120,7 @@ def probe_levels(run: Run, seeds: range, shares: Sequence[float], workdir: pathl
         for net, source in zip(NETS, ("ddpm", "untrained")):
             folder = run.workdir if net == "trained" else workdir / net
             probed = configured(config, features__source=source)
-            features[net] = mapping.diffusion_features(dataclasses.replace(run, config=probed, workdir=folder))
+            features[net] = extraction.diffusion_features(dataclasses.replace(run, config=probed, workdir=folder))
         with progress("Probes", total=len(files), unit="seed") as bar:
             for seed, file in zip(seeds, files):
                 once(file, partial(probe_split, config, seed, features))
@@ -156,10 +156,10 @@ def branch_features(
       seed: of the split that the classifier is trained on, and of its training.
       workdir: keeps the classifier.
     """
-    guidance = mapping.features(run)
+    guidance = extraction.features(run)
     guided = open_run(configured(run.config, scene__split__seed=seed, train__seed=seed), workdir / f"classifier_{seed}")
     train(guided, guidance)
-    graph, parameters = mapping.trained_classifier(guided, guidance)
+    graph, parameters = networks.trained_classifier(guided, guidance)
     data = jax.tree.map(jnp.asarray, {"images": guided.images, "guidance": guidance})
     centres = some_of_each_class(guided.scene.centres("test"), guided.scene.labels)
 

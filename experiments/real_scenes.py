@@ -20,12 +20,12 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, mapping
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.features import pixel_features
 from bdgf_jax.errors import InputError
-from bdgf_jax.evaluation.metrics import confusion_matrix, scores
+from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
 from bdgf_jax.scenes.loading import load_scene
@@ -80,10 +80,10 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
         return record
     whole = open_run(config, workdir / "scene")
     pretrain(whole)
-    trained = mapping.diffusion_features(whole)
-    guidance = (*trained, *mapping.context_features(whole))
+    trained = extraction.diffusion_features(whole)
+    guidance = (*trained, *extraction.context_features(whole))
     untrained = configured(config, features__source="untrained")
-    control = mapping.diffusion_features(open_run(untrained, workdir / "untrained", whole.scene))
+    control = extraction.diffusion_features(open_run(untrained, workdir / "untrained", whole.scene))
     features = baseline_features(load_scene(configured(config, scene__labels__minimum_test_pixels=0).scene))
     for seed in missing:
         began = time.monotonic()
@@ -113,7 +113,7 @@ def renew(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: p
         raise InputError(f"--renew: {out} holds nothing of the scene '{name}' yet.")
     whole = open_run(config, workdir / "scene")
     pretrain(whole)
-    guidance = mapping.features(whole)
+    guidance = extraction.features(whole)
     record["config"] = configured(config, scene__folder=pathlib.Path(config.scene.folder).name).to_dict()
     for index, seed in enumerate(record["seeds"]):
         if seed not in seeds:
@@ -168,8 +168,7 @@ def note(record: dict, run: Run, seed: int, probabilities: dict[str, np.ndarray]
 
 def score(scene: Scene, probabilities: np.ndarray) -> dict[str, float]:
     """OA, AA and κ of class probabilities of the test pixels."""
-    predicted = probabilities.argmax(-1).astype(np.int32)
-    found = scores(confusion_matrix(scene.labels[scene.masks["test"]], predicted, len(scene.classes)))
+    found = agreement(scene.labels[scene.masks["test"]], probabilities)
     return {figure: round(float(found[figure]), 6) for figure in FIGURES}
 
 

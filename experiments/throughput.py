@@ -37,7 +37,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction, mapping, networks
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.prediction import predict_scene
 from bdgf_jax.fitting import Task, pretraining_task, training_task
@@ -106,7 +106,7 @@ def measure(run: Run, name: str, repeats: int, *, own: bool = False) -> list[dic
     width, tokens = run.config.classifier.width, 25 * run.config.predict.batch_size
     square, narrow = (2048, 2048, 2048), (tokens, width, width)
     before = [matmul_peak(repeats, *shape) for shape in (square, narrow)]
-    guidance = mapping.features(run)
+    guidance = extraction.features(run)
     rows = []
     for row in stretches(run, guidance, repeats, own=own):
         rows.append(row)
@@ -126,7 +126,7 @@ def measure(run: Run, name: str, repeats: int, *, own: bool = False) -> list[dic
 
 def stretches(run: Run, guidance: tuple[np.ndarray, ...], repeats: int, *, own: bool) -> Iterator[dict[str, Any]]:
     """The rows of guidance, trainings and predictions; those of some branches alone at the config's own stride."""
-    yield extraction(run, repeats)
+    yield feature_extraction(run, repeats)
     if run.config.features.context.components:
         yield context(run, repeats)
     yield {"stretch": "pretrain"} | training_steps(pretraining_task(run), run.config.pretrain, repeats)
@@ -208,11 +208,11 @@ def looped(task: Task, config: Any, steps: int = 80) -> float:
     return (at[last] - at[first]) / (last - first)
 
 
-def extraction(run: Run, repeats: int) -> dict[str, Any]:
+def feature_extraction(run: Run, repeats: int) -> dict[str, Any]:
     """The diffusion features of one tile."""
-    tile = mapping.scene_tile(run)
-    graph, parameters = mapping.denoiser(run)
-    activations, arrays = mapping.feature_extractor(run, graph, tile)
+    tile = extraction.scene_tile(run)
+    graph, parameters = networks.denoiser(run)
+    activations, arrays = extraction.feature_extractor(run, graph, tile)
     centre = jnp.array([tile // 2, tile // 2], jnp.int32)
     program, counted = compiled(activations, parameters, arrays, centre)
     counted["flops"] *= run.config.features.draws  # the loop over the draws is all of the program, and is counted once
@@ -222,7 +222,7 @@ def extraction(run: Run, repeats: int) -> dict[str, Any]:
 
 def predictions(run: Run, guidance: tuple[np.ndarray, ...], repeats: int, *, subsets: bool) -> Iterator[dict[str, Any]]:
     """Class probabilities of a block of pixels at the config's stride, by all branches and, where asked, by some."""
-    graph, parameters = mapping.build(run, guidance)
+    graph, parameters = networks.build(run, guidance)
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
     where = np.zeros(run.scene.shape, bool)
     where[:BLOCK, :BLOCK] = True
@@ -247,7 +247,7 @@ def predictions(run: Run, guidance: tuple[np.ndarray, ...], repeats: int, *, sub
 
 def context(run: Run, repeats: int) -> dict[str, Any]:
     """The classical context of the whole scene, which SciPy and scikit-image compute."""
-    seconds = timings(lambda: mapping.context_features(run), repeats)
+    seconds = timings(lambda: extraction.context_features(run), repeats)
     nothing = {"flops": 0.0, "peak_bytes": 0, "compile_seconds": 0.0}
     return {"stretch": "context"} | spread(seconds, run.scene.valid.size, "pixels", nothing)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, mapping
+from bdgf_jax import configuration, extraction
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
@@ -86,9 +86,9 @@ def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib
         features = {}
         for method, which in sees[target].items():
             guided = configured(here, features__checkpoint=str(pretrained[which]))
-            features[method] = mapping.diffusion_features(open_guided(guided, workdir / target.name / method))
+            features[method] = extraction.diffusion_features(open_guided(guided, workdir / target.name / method))
         run = open_run(configured(here, features__source="untrained"), workdir / target.name / "untrained")
-        features["untrained"] = mapping.diffusion_features(run)
+        features["untrained"] = extraction.diffusion_features(run)
         record = {"scene": target.name, "seeds": [], "n_train": [], "n_test": [], "methods": {}}
         for seed in seeds:
             split = dataclasses.replace(run, scene=load_scene(configured(here, scene__split__seed=seed).scene))

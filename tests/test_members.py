@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from bdgf_jax import configuration, fitting, mapping, scoring
+from bdgf_jax import configuration, extraction, fitting, mapping, networks, scoring
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import confusion_matrix, scores
 from bdgf_jax.run import open_run
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 def trained(workdir, *overrides):
     run = open_run(configuration.load("demo:tiny", [*OVERRIDES, *overrides]), workdir)
-    guidance = mapping.features(run)
+    guidance = extraction.features(run)
     return run, guidance, fitting.train(run, guidance)
 
 
@@ -56,7 +56,7 @@ def singles(tmp_path_factory):
 
 def test_members_come_to_what_single_runs_of_their_seeds_come_to(together, singles):
     run, _, parameters = together
-    starts = [single for single, _ in zip(mapping.separate(parameters, run.config), SEEDS, strict=True)]
+    starts = [single for single, _ in zip(networks.separate(parameters, run.config), SEEDS, strict=True)]
     for member, (_, _, single) in zip(starts, singles, strict=True):
         close = lambda one, another: np.testing.assert_allclose(one, another, rtol=2e-4, atol=2e-5)
         jax.tree.map(close, jax.device_get(member), jax.device_get(single))
@@ -98,4 +98,4 @@ def test_validation_is_of_the_members_together(together):
 def test_a_training_of_no_seed_is_refused(tmp_path):
     run = open_run(configuration.load("demo:tiny", [*OVERRIDES, "--config.train.num_seeds=0"]), tmp_path)
     with pytest.raises(InputError, match=r"train\.num_seeds must be 1 or more, got 0"):
-        mapping.build(run, ())
+        networks.build(run, ())

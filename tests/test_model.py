@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from bdgf_jax import cli, configuration, mapping, model
+from bdgf_jax import cli, configuration, extraction, mapping, model
 from bdgf_jax.errors import InputError
 from bdgf_jax.model import open_model
 from bdgf_jax.run import open_run
@@ -123,7 +123,7 @@ def test_other_modalities_and_bands_are_refused_by_name(trained, tmp_path, monke
 def test_the_stablehlo_artefacts_are_reloaded_and_predict_as_the_model(trained):
     workdir, folder = trained
     run = open_run(configuration.load("demo:tiny", OVERRIDES), workdir)
-    guidance = mapping.features(run)
+    guidance = extraction.features(run)
     corner = (slice(10, 13), slice(20, 23))  # the patch round row 11, column 21
     patch = lambda array: np.repeat(array[corner][None], 64, axis=0)
     images, levels = jax.tree.map(patch, (run.images, list(guidance)))

@@ -12,7 +12,7 @@ import rasterio
 from affine import Affine
 from ml_collections import ConfigDict
 
-from bdgf_jax import cli, configuration, mapping, scoring, windowed
+from bdgf_jax import cli, configuration, extraction, networks, scoring, windowed
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.maps import read_absent
@@ -65,7 +65,7 @@ def model(tmp_path_factory):
     """The workdir of a model, as if each training had ended with its first step."""
     run = open_run(configuration.load("demo:tiny", TRAINING), tmp_path_factory.mktemp("model") / "run")
     save(run.workdir / "pretrain", build_denoiser(run.config.diffusion, run.channels, 0)[1])
-    save(run.workdir / "train", mapping.build(run, mapping.features(run))[1])
+    save(run.workdir / "train", networks.build(run, extraction.features(run))[1])
     return run.workdir
 
 

@@ -31,6 +31,12 @@ def confusion_matrix(
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
+def agreement(reference: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, "n k"]) -> dict[str, Any]:
+    """`scores` of the most probable classes; raises as `confusion_matrix` does."""
+    predicted = probabilities.argmax(-1).astype(np.int32)
+    return scores(confusion_matrix(reference, predicted, probabilities.shape[-1]))
+
+
 def scores(confusion: Int[np.ndarray, "k k"]) -> dict[str, Any]:
     """Accuracies of a confusion matrix n_ij, as fractions.
 

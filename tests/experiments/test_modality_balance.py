@@ -14,18 +14,8 @@ from bdgf_jax import configuration
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.run import open_run
-from experiments.modality_balance import (
-    QUICK,
-    QUICK_SIZE,
-    compare,
-    features_seeing,
-    programs,
-    shapley,
-    skills,
-    smooth,
-    summary,
-    table,
-)
+from experiments.ddpm_measures import features_seeing, programs, skills
+from experiments.modality_balance import QUICK, QUICK_SIZE, compare, shapley, smooth, summary, table
 
 ROOT = Path(__file__).parents[2]
 
