@@ -45,7 +45,8 @@ from bdgf_jax.run import Run, open_run, read_json, write_json
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.scene import LandCover
-from experiments.modality_balance import once, probe_scores
+from experiments.ddpm_measures import probe_scores
+from experiments.modality_balance import once
 from experiments.real_scenes import configured
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.7)  # of the DDPM's timesteps, at which features are probed
