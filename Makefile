@@ -44,7 +44,7 @@ install: $(VENV)/installed
 $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt ./kernels '.[test,experiments]'
+	$(BIN)/pip install --quiet --constraint constraints.txt ./kernels '.[test]'
 	touch $@
 
 # Apart from the environment, where every program would find accelerators' libraries and no accelerator.

@@ -45,16 +45,17 @@ setuptools.setup(
         "rasterio>=1.4",
         "rich",
         "scikit-image",
+        "scikit-learn",
         "scipy",
         "shapely>=2",
         "tensorboardX",
         "tensorflow-datasets",
+        "threadpoolctl",
     ],
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
         "prepared": ["array_record", "grain>=0.2.18"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
-        "experiments": ["scikit-learn"],
         "test": [
             "beartype",
             "hypothesis",
@@ -64,7 +65,6 @@ setuptools.setup(
             "pyyaml",
             "rio-cogeo",
             "ruff",
-            "scikit-learn",
         ],
     },
 )

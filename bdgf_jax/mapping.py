@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from bdgf_jax import networks
+from bdgf_jax import networks, voting
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.disagreement import jensen_shannon_divergence
@@ -31,13 +31,16 @@ def predict(
 ) -> dict[str, Float[np.ndarray, "h w k"]]:
     """Class probabilities of every pixel by branch, of `predict.branches`, and `fused`; 0 where there is no data.
 
+    Where `predict.average_with_vote` asks for it, `fused` is the mean of `network` and `vote`, which are there too.
+
     Args:
       run: its classifier is trained.
       guidance: diffusion features of the scene, by level.
       where: pixels that are wanted; those of `mapped_pixels` by default.
 
     Raises:
-      InputError: the classifier is not trained yet, or no pixel is labelled where only those are wanted.
+      InputError: the classifier is not trained yet, no pixel is labelled where only those are wanted, or there is
+        nothing that a vote could learn from.
     """
     graph, parameters = networks.trained_classifier(run, guidance)
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
@@ -46,7 +49,11 @@ def predict(
     stride, side = map_stride(run.config), run.config.classifier.centre
     total = len(window_centres(run.scene.shape, stride=stride, side=side, where=wanted))
     with progress("Predicting", total=total, unit="window") as bar:
-        return probabilities(run, partial(classify, parameters, data), wanted, on_progress=bar.advance)
+        predictions = probabilities(run, partial(classify, parameters, data), wanted, on_progress=bar.advance)
+    if run.config.predict.average_with_vote:
+        network, votes = predictions["fused"], voting.vote(run, guidance, wanted)
+        predictions |= {"network": network, "vote": votes, "fused": (network + votes) / 2}
+    return predictions
 
 
 def probabilities(

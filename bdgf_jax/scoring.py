@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from bdgf_jax import configuration, mapping, memory, networks
+from bdgf_jax import configuration, mapping, memory, networks, voting
 from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.evaluation.assessment import assess
@@ -61,6 +61,7 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     metrics["literature_protocol"] = selected_on_test(_read_log(run, "train")) if literature else None
     metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
     metrics["members"] = None if map_file else (read_json(run.workdir / mapping.MEMBERS) or None)
+    metrics["vote"] = None if map_file else (read_json(run.workdir / voting.FILE) or None)
     metrics["without"] = read_absent(map_file or run.workdir / mapping.MAP)
     metrics |= {"seed": run.config.train.seed, "seconds": seconds, "peak_bytes": read_json(run.workdir / memory.FILE)}
     write_json(run.workdir / "metrics.json", metrics)
@@ -89,6 +90,22 @@ def score_members(run: Run, guidance: tuple[np.ndarray, ...]) -> None:
         found.append(agreement(run.scene.labels[test], probabilities))
     record = {figure: _spread([one[figure] for one in found]) for figure in ("oa", "aa", "kappa")}
     write_json(run.workdir / mapping.MEMBERS, {"seeds": list(seeds), **record})
+
+
+def score_vote(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) -> None:
+    """Notes in `vote.json` how network and vote do on the test pixels, each by itself, where a map is their mean.
+
+    Args:
+      run: its workdir takes the file.
+      predictions: what `mapping.predict` gave.
+    """
+    (run.workdir / voting.FILE).unlink(missing_ok=True)  # of an earlier prediction
+    test = run.scene.masks["test"]
+    if "vote" not in predictions or not test.any():
+        return
+    found = {name: agreement(run.scene.labels[test], predictions[name][test]) for name in ("network", "vote")}
+    figures = {name: {figure: one[figure] for figure in ("oa", "aa", "kappa")} for name, one in found.items()}
+    write_json(run.workdir / voting.FILE, figures)
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -141,7 +158,7 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
         samples=samples,
         crops=crops,
         config=run.config.to_dict(),
-        notes=[told_absent(metrics["without"])] if metrics["without"] else [],
+        notes=[tell(metrics[about]) for about, tell in NOTES.items() if metrics[about]],
     )
     return path
 
@@ -149,6 +166,20 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
 def told_absent(names: Sequence[str]) -> str:
     """That a map was made without these modalities."""
     return f"The map was made without {', '.join(names)}: hidden from the diffusion model, and 0 to the classifier."
+
+
+def told_vote(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """That a map is a mean with a vote, and how accurate either is by itself."""
+    of = lambda name: f"{figures[name]['oa']:.1%} (average {figures[name]['aa']:.1%}, κ {figures[name]['kappa']:.3f})"
+    return (
+        "The map is the mean of the network, which alone has an overall accuracy of"
+        f" {of('network')}, and of a vote of a linear discriminant, a random forest and boosting on the context, which"
+        f" is no part of BDGF and alone has {of('vote')}."
+    )
+
+
+NOTES: dict[str, Callable[[Any], str]] = {"without": told_absent, "vote": told_vote}
+"""What a report says of how a map was made, by the metric that knows it."""
 
 
 def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -187,6 +187,9 @@ def get_config(size: str = "") -> Any:
             "without": (),
             "labelled_only": False,  # map nothing but labelled pixels, to score a model without a map of the scene
             "branches": (),  # those to compute, alone or together; empty = all that were trained
+            # the map is the mean of the network's probabilities and those of a vote of classical classifiers on the
+            # context, which is no part of BDGF; the report gives the accuracy of either
+            "average_with_vote": False,
             "probabilities": False,  # write probabilities.tif too
         }
     )

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, extraction, mapping
+from bdgf_jax import configuration, extraction, mapping, voting
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.features import pixel_features
@@ -89,7 +89,7 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
         began = time.monotonic()
         split = configured(config, scene__split__seed=seed, train__seed=seed)
         run = open_run(split, workdir / f"seed_{seed}")
-        probabilities = {"bdgf": classify(run, guidance)}
+        probabilities = classify(run, guidance)
         seconds = time.monotonic() - began
         probabilities |= baselines(run.scene, features, seed, METHODS)
         probabilities["probe_trained"] = probe(run.scene, trained)
@@ -120,19 +120,25 @@ def renew(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: p
             continue
         split = configured(config, scene__split__seed=seed, train__seed=seed)
         run = open_run(split, workdir / f"seed_{seed}")
-        figures = score(run.scene, classify(run, guidance))
-        for figure, values in record["methods"]["bdgf"].items():
-            values[index] = figures[figure]
+        for method, found in classify(run, guidance).items():
+            nothing = {figure: [None] * len(record["seeds"]) for figure in FIGURES}
+            kept, figures = record["methods"].setdefault(method, nothing), score(run.scene, found)
+            for figure in FIGURES:
+                kept[figure][index] = figures[figure]
         print(f"{name} seed {seed}: {line(record, index)}", flush=True)
         write_json(out, results)
+    # What is new and was not run on all seeds has no mean over them.
+    record["methods"] = {method: kept for method, kept in record["methods"].items() if None not in kept["aa"]}
+    write_json(out, results)
     return record
 
 
-def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> np.ndarray:
-    """BDGF's class probabilities of the test pixels, (n, k)."""
+def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+    """BDGF's class probabilities of the test pixels, (n, k), and their mean with the cheap vote's."""
     train(run, guidance)
     test = run.scene.masks["test"]
-    return mapping.predict(run, guidance, where=test)["fused"][test]
+    network = mapping.predict(run, guidance, where=test)["fused"][test]
+    return {"bdgf": network, "bdgf_with_vote": (network + voting.vote(run, guidance, test)[test]) / 2}
 
 
 def configured(config: Config, **fields) -> Config:

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bdgf_jax.classifier.dropout import drop_channels
+from bdgf_jax.classifier.dropout import channel_scales
 from bdgf_jax.classifier.guidance import Guide
 
 
@@ -87,8 +87,11 @@ class Branch(nnx.Module):
         if self.positions is not None:
             grid = grid + jnp.broadcast_to(self.positions[...].astype(grid.dtype), grid.shape)
         run = nnx.remat(run_stage) if self.rematerialise else run_stage
-        for stage, guide in zip(self.stages, self.guides or [None] * len(self.stages)):
-            grid = drop_channels(run(stage, guide, grid, levels), self.dropout, rngs)
+        scales = channel_scales(len(self.stages), len(grid), grid.shape[-1], rate=self.dropout, rngs=rngs)
+        for index, (stage, guide) in enumerate(zip(self.stages, self.guides or [None] * len(self.stages))):
+            grid = run(stage, guide, grid, levels)
+            if scales is not None:
+                grid = grid * jnp.broadcast_to(scales[index], grid.shape).astype(grid.dtype)
         return self.norm(grid)
 
 

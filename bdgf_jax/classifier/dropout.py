@@ -6,13 +6,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 
-def drop_channels(grid: Float[Array, "b p p d"], rate: float, rngs: nnx.Rngs | None) -> Float[Array, "b p p d"]:
-    """Zeroes whole channels of a patch with probability `rate` and scales the others by 1 / (1 - rate).
+def channel_scales(
+    stages: int, batch: int, features: int, *, rate: float, rngs: nnx.Rngs | None
+) -> Float[Array, "stages b 1 1 d"] | None:
+    """What each stage's channels are multiplied by: 0 with probability `rate`, else 1 / (1 - rate); None without `rngs`.
 
-    Neighbouring tokens are so alike that dropping single ones would drop nothing; arXiv 1411.4280. Without `rngs` the
-    grid is returned as it is. A key is drawn from the stream `dropout`.
+    Whole channels of a patch: neighbouring tokens are so alike that dropping single ones would drop nothing; arXiv
+    1411.4280. One draw, from the stream `dropout`, serves all stages, since a draw for each takes longer to compile.
     """
     if rngs is None or rate == 0.0:
-        return grid
-    keep = jax.random.bernoulli(rngs.dropout(), 1.0 - rate, (grid.shape[0], 1, 1, grid.shape[-1]))
-    return jnp.where(keep, grid / (1.0 - rate), 0.0)
+        return None
+    keep = jax.random.bernoulli(rngs.dropout(), 1.0 - rate, (stages, batch, 1, 1, features))
+    return jnp.where(keep, 1.0 / (1.0 - rate), 0.0)
