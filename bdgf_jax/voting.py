@@ -35,7 +35,8 @@ def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h 
     train, seed = run.scene.masks["train"], run.config.train.seed
     if not run.config.features.context.components:
         raise InputError(
-            "predict.average_with_vote looks at the context; expected features.context.components above 0."
+            "predict.average_with_vote looks at the context, of which features.context.components = 0 leaves nothing;"
+            " expected 1 or more."
         )
     if not train.any():
         raise InputError(

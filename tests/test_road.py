@@ -163,6 +163,27 @@ def test_one_branch_alone_maps_the_scene_without_training_anew(run, tmp_path):
     assert (maps[0] == maps[1]).mean() > 0.5
 
 
+def test_a_map_is_averaged_with_the_cheap_vote_on_request_and_says_so(run, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    arguments = ("--config", "demo:tiny", "--workdir", workdir)
+    averaged = ("--config.predict.average_with_vote=True", "--config.predict.probabilities=True")
+    bdgf("predict", *arguments, *averaged)
+    metrics = json.loads((run[0] / "metrics.json").read_text())
+    figures = json.loads((workdir / "vote.json").read_text())
+    assert {figure: metrics[figure] for figure in ("oa", "aa", "kappa")} == pytest.approx(figures["network"])
+    assert metrics["vote"] is None
+    bdgf("evaluate", *arguments)
+    assert json.loads((workdir / "metrics.json").read_text())["vote"] == figures
+    told = f"The map is the mean of the network, which alone has an overall accuracy of {figures['network']['oa']:.1%}"
+    assert told in (workdir / "report.html").read_text()
+    with rasterio.open(workdir / "probabilities.tif") as shares, rasterio.open(workdir / "map.tif") as classes:
+        averages, shown = shares.read(), classes.read(1)
+    np.testing.assert_array_equal(averages.argmax(0)[shown > 0], shown[shown > 0] - 1)
+    np.testing.assert_allclose(averages.sum(0)[shown > 0], 1.0, atol=1e-5)
+    bdgf("predict", *arguments)
+    assert not (workdir / "vote.json").exists()
+
+
 def test_feature_maps_of_another_model_guide_the_classifier(tmp_path):
     scene = load_scene(configuration.load("demo:tiny").scene)
     spectra = scene.modalities["hsi"]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 def channel_scales(
     stages: int, batch: int, features: int, *, rate: float, rngs: nnx.Rngs | None
 ) -> Float[Array, "stages b 1 1 d"] | None:
-    """What each stage's channels are multiplied by: 0 with probability `rate`, else 1 / (1 - rate); None without `rngs`.
+    """Each stage's factors of its channels: 0 with probability `rate`, else 1 / (1 - rate); None without `rngs`.
 
     Whole channels of a patch: neighbouring tokens are so alike that dropping single ones would drop nothing; arXiv
     1411.4280. One draw, from the stream `dropout`, serves all stages, since a draw for each takes longer to compile.
