@@ -3,6 +3,8 @@
 No part of BDGF: a map may be averaged with it, since the two err at different pixels (`predict.average_with_vote`).
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float
 from threadpoolctl import threadpool_limits
@@ -44,7 +46,7 @@ def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h 
         )
     context = guidance[-1].astype(np.float32).reshape(*run.scene.shape, -1)
     labels, probabilities = run.scene.labels[train], np.zeros((*run.scene.shape, len(run.classes)), np.float32)
-    voters = (
+    voters: tuple[Any, ...] = (
         LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
         RandomForestClassifier(TREES, random_state=seed, n_jobs=-1),
         HistGradientBoostingClassifier(random_state=seed),
