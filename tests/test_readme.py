@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,6 +42,18 @@ def test_the_functional_example_runs_by_the_branch_that_scans():
     one, other = names["ensemble"][:2]
     assert names["ensemble"].shape[:2] == (3, 8)
     assert (one != other).any()
+
+
+def test_a_branch_and_a_mechanism_of_one_s_own_are_trained_like_the_others():
+    names: dict = {}
+    exec(BLOCKS["branch"], names)
+    side = names["config"].patch
+    images = {name: jnp.ones((2, side, side, channels)) for name, channels in names["modalities"].items()}
+    guidance = [jnp.ones((2, side, side, *level)) for level in names["levels"]]
+    of = lambda parameters: names["nnx"].merge(names["graph"], parameters)(images, guidance).logits["cnn"][..., 0].sum()
+    gradients = jax.jit(jax.grad(of))(names["parameters"])["branches"]["cnn"]
+    for reached in (gradients["guides"][1]["project"]["kernel"], gradients["stages"][0]["expand"]["kernel"]):
+        assert (reached[...] != 0).any()
 
 
 def test_the_diffusion_example_runs():

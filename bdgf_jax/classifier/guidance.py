@@ -1,6 +1,6 @@
 """The guidance mechanisms by name: any of them can serve any branch, so that an ablation is a line of config."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
@@ -31,7 +31,8 @@ class Concatenation(nnx.Module):
         return self.project(jnp.concatenate([tokens, guidance], axis=-1))
 
 
-Mechanism = FeatureFusion | GroupChannelAttention | ChannelCrossAttention | CrossAttention | Concatenation
+Mechanism = Callable[[Array, Array], Array]
+"""(tokens, guidance), both (b l d) -> guided tokens: one of `MECHANISMS`, or any module that is called so."""
 
 
 class Guide(nnx.Module):
