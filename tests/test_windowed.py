@@ -288,9 +288,10 @@ def test_windows_that_features_do_not_fit_are_refused(config_file, model):
         windowed.WindowMapper(read_model(model, config))
 
 
-def test_windows_see_no_labels_that_a_map_could_be_held_to(config_file, model):
-    overrides = ["--config.predict.tile=32", "--config.predict.labelled_only=True"]
-    with pytest.raises(InputError, match=r"predict.labelled_only does not go with windows"):
+@pytest.mark.parametrize("field", ["labelled_only", "average_with_vote"])
+def test_windows_see_no_labels_that_a_map_could_be_held_to(config_file, model, field):
+    overrides = ["--config.predict.tile=32", f"--config.predict.{field}=True"]
+    with pytest.raises(InputError, match=rf"predict\.{field} does not go with windows"):
         windowed.WindowMapper(read_model(model, configuration.load(str(config_file), overrides)))
 
 
