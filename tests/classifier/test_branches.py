@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bdgf_jax.classifier import directional_scan
 from bdgf_jax.classifier.branch import Branch
 from bdgf_jax.classifier.cnn import ConvolutionStage, convolve
 from bdgf_jax.classifier.directional_scan import CrossScan, GroupedScan, step_bias
@@ -137,6 +138,14 @@ def test_unknown_scans_and_convolutions_and_widths_that_do_not_fit_are_refused()
         stage(convolution="round")
     with pytest.raises(InputError, match=r"multiple of 4 .* got 10; the nearest is 8"):
         stage(directions="grouped")
+
+
+def test_the_scans_of_all_stages_share_one_trace(monkeypatch):
+    traced, scan = [], directional_scan.selective_scan_2d
+    monkeypatch.setattr(directional_scan, "selective_scan_2d", lambda *x, **how: traced.append(x) or scan(*x, **how))
+    first, second = (GroupedScan(12, state=3, rngs=nnx.Rngs(seed)) for seed in range(2))
+    jax.jit(lambda grid: second(first(grid)))(random(0, 2, 3, 3, 12))
+    assert len(traced) == 1
 
 
 @pytest.mark.parametrize("kind", [CrossScan, GroupedScan])
