@@ -134,10 +134,12 @@ def renew(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: p
 
 
 def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
-    """BDGF's class probabilities of the test pixels, (n, k), and their mean with the cheap vote's."""
+    """BDGF's class probabilities of the test pixels, (n, k), and, where there is a context, their mean with a vote's."""
     train(run, guidance)
     test = run.scene.masks["test"]
     network = mapping.predict(run, guidance, where=test)["fused"][test]
+    if not run.config.features.context.components:
+        return {"bdgf": network}
     return {"bdgf": network, "bdgf_with_vote": (network + voting.vote(run, guidance, test)[test]) / 2}
 
 

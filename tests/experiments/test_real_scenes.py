@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from bdgf_jax import configuration
+from bdgf_jax import configuration, extraction
 from bdgf_jax.errors import InputError
-from experiments.real_scenes import compare, configured, renew, table
+from bdgf_jax.run import open_run
+from bdgf_jax.voting import vote
+from experiments.real_scenes import classify, compare, configured, renew, table
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +52,16 @@ def test_bdgf_alone_is_scored_anew_where_that_is_asked(compared):
     assert json.loads((folder / "stale.json").read_text()) == before
     with pytest.raises(InputError, match="holds nothing of the scene 'other' yet"):
         renew(config, "other", range(3), folder / "runs", folder / "stale.json")
+
+
+def test_where_there_is_a_context_the_mean_with_the_vote_is_one_more_method(tmp_path):
+    fields = ["features.source=none", "classifier.stages=1", "classifier.branches=('cnn',)", "train.steps=2"]
+    run = open_run(configuration.load("demo:tiny", [f"--config.{field}" for field in fields]), tmp_path / "run")
+    guidance, test = extraction.features(run), run.scene.masks["test"]
+    found = classify(run, guidance)
+    np.testing.assert_allclose(
+        found["bdgf_with_vote"], (found["bdgf"] + vote(run, guidance, test)[test]) / 2, atol=1e-6
+    )
 
 
 def test_the_table_states_mean_and_deviation():
