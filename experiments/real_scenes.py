@@ -134,7 +134,7 @@ def renew(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: p
 
 
 def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
-    """BDGF's class probabilities of the test pixels, (n, k), and, where there is a context, their mean with a vote's."""
+    """BDGF's class probabilities of the test pixels, (n, k), and, with a context, of their mean with a vote."""
     train(run, guidance)
     test = run.scene.masks["test"]
     network = mapping.predict(run, guidance, where=test)["fused"][test]
