@@ -17,9 +17,9 @@ TREES = 300
 
 
 def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w k"]:
-    """Class probabilities by the mean of a linear discriminant, a random forest and boosting; 0 where not wanted.
+    """Class probabilities by the mean over the `voters`; 0 where not wanted.
 
-    The discriminant's covariance is shrunk as Ledoit and Wolf do. All three are trained on the spot, on the scene's
+    They are trained on the spot, on the scene's
     training pixels, which takes seconds.
 
     Args:
@@ -30,11 +30,7 @@ def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h 
     Raises:
       InputError: the scene has no training pixels, or `features.context` asks for no context.
     """
-    # Half a second of imports, for those who want a vote.
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-
-    train, seed = run.scene.masks["train"], run.config.train.seed
+    train = run.scene.masks["train"]
     if not run.config.features.context.components:
         raise InputError(
             "predict.average_with_vote looks at the context, of which features.context.components = 0 leaves nothing;"
@@ -46,16 +42,25 @@ def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h 
         )
     context = guidance[-1].astype(np.float32).reshape(*run.scene.shape, -1)
     labels, probabilities = run.scene.labels[train], np.zeros((*run.scene.shape, len(run.classes)), np.float32)
-    voters: tuple[Any, ...] = (
-        LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
-        RandomForestClassifier(TREES, random_state=seed, n_jobs=-1),
-        HistGradientBoostingClassifier(random_state=seed),
-    )
-    for voter in voters:
+    models = voters(run.config.train.seed).values()
+    for voter in models:
         # On so few pixels boosting's threads mostly wait for each other: minutes on a busy machine, seconds with one.
         with threadpool_limits(1, user_api="openmp"):
             voter.fit(context[train], labels)
         found = np.zeros((int(where.sum()), len(run.classes)), np.float32)
         found[:, voter.classes_] = voter.predict_proba(context[where])
-        probabilities[where] += found / len(voters)
+        probabilities[where] += found / len(models)
     return probabilities
+
+
+def voters(seed: int) -> dict[str, Any]:
+    """A linear discriminant, whose covariance is shrunk as Ledoit and Wolf do, a random forest and boosting."""
+    # Half a second of imports, for those who want a vote.
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+
+    return {
+        "lda": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
+        "rf": RandomForestClassifier(TREES, random_state=seed, n_jobs=-1),
+        "boosting": HistGradientBoostingClassifier(random_state=seed),
+    }

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import softmax
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
@@ -17,13 +15,13 @@ from threadpoolctl import threadpool_limits
 from bdgf_jax.scenes.context import channel_maps
 from bdgf_jax.scenes.scene import UNLABELLED, Scene
 from bdgf_jax.scenes.statistics import apply_band_transform, fit_band_transform
+from bdgf_jax.voting import voters
 
 COMPONENTS = 4  # of each modality, that profiles and windows are made of
 RADII = (2, 4, 8)
 WINDOWS = (3, 7, 11)
 METHODS = ("rf_pixels", "svm_pixels", "rf_profiles", "svm_profiles", "lda_profiles", "soft_vote")
 VOTERS = ("lda_profiles", "rf_profiles", "boosting_profiles")
-TREES = 300
 JOBS = 2
 
 
@@ -95,12 +93,10 @@ def baselines(
     labels = scene.labels[scene.masks["train"]]
     bands, everything, balanced = features.bands, features.columns, features.balanced
     models = {
-        "rf_pixels": (_forest(seed), bands),
+        "rf_pixels": (voters(seed)["rf"], bands),
         "svm_pixels": (_support_vectors(bands[train], labels, seed), bands),
-        "rf_profiles": (_forest(seed), everything),
         "svm_profiles": (_support_vectors(balanced[train], labels, seed), balanced),
-        "lda_profiles": (LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"), everything),
-        "boosting_profiles": (HistGradientBoostingClassifier(random_state=seed), everything),
+        **{f"{name}_profiles": (voter, everything) for name, voter in voters(seed).items()},
     }
 
     @functools.cache
@@ -113,10 +109,6 @@ def baselines(
             return _probabilities(model.fit(inputs[train], labels), inputs[test], len(scene.classes))
 
     return {method: probabilities(method) for method in methods}
-
-
-def _forest(seed: int) -> RandomForestClassifier:
-    return RandomForestClassifier(TREES, random_state=seed, n_jobs=JOBS)
 
 
 def _support_vectors(inputs: Float[np.ndarray, "n f"], labels: Int[np.ndarray, " n"], seed: int) -> GridSearchCV:

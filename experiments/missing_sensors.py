@@ -37,7 +37,8 @@ from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.pretrained import open_guided
 from bdgf_jax.run import Run, open_run, read_json, without, write_json
 from bdgf_jax.scenes.scene import Scene
-from experiments.baselines import JOBS, TREES, BaselineFeatures, baseline_features
+from bdgf_jax.voting import TREES
+from experiments.baselines import JOBS, BaselineFeatures, baseline_features
 from experiments.real_scenes import FIGURES, configured
 
 DROPOUT = 0.5

@@ -10,6 +10,7 @@ with `--renew`, by BDGF alone, as after a change of its defaults: the others' fi
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 import time
@@ -20,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, extraction, mapping, voting
+from bdgf_jax import configuration, extraction, mapping
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.features import pixel_features
@@ -136,11 +137,11 @@ def renew(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: p
 def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
     """BDGF's class probabilities of the test pixels, (n, k), and, with a context, of their mean with a vote."""
     train(run, guidance)
-    test = run.scene.masks["test"]
-    network = mapping.predict(run, guidance, where=test)["fused"][test]
-    if not run.config.features.context.components:
-        return {"bdgf": network}
-    return {"bdgf": network, "bdgf_with_vote": (network + voting.vote(run, guidance, test)[test]) / 2}
+    test, voting = run.scene.masks["test"], run.config.features.context.components > 0
+    shown = dataclasses.replace(run, config=configured(run.config, predict__average_with_vote=voting))
+    predictions = mapping.predict(shown, guidance, where=test)
+    names = {"bdgf": "network", "bdgf_with_vote": "fused"} if voting else {"bdgf": "fused"}
+    return {method: predictions[name][test] for method, name in names.items()}
 
 
 def configured(config: Config, **fields) -> Config:

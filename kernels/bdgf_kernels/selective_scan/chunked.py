@@ -54,8 +54,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
     merged = lambda x: jnp.moveaxis(x, 4, 3).reshape(*x.shape[:2], *several, b, x.shape[-1])
     keep = None if dropped is None else jnp.repeat(1.0 - dropped, g, axis=2).reshape(*dropped.shape[:2], *several, b)
     state = state.swapaxes(1, 2).reshape(*several, b, n, d // g)
-    along = (2, 2, 2, 2, None if keep is None else 2)
-    run = jax.vmap(run_chunks, in_axes=(0, 0, along)) if several else run_chunks
+    run = jax.vmap(run_chunks, in_axes=(0, 0, 2)) if several else run_chunks
     steps = *map(merged, (delta, added, B, C)), keep
     y, state = run(state, A.reshape(*several, n, d // g), steps)
     y = y if several else y[None]
