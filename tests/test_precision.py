@@ -101,7 +101,7 @@ def types(equation) -> set[str]:
     return {str(variable.aval.dtype) for variable in equation.invars}
 
 
-def stand_in(u, delta, A, B, C, D, **options):
+def stand_in(u, delta, A, B, C, D, delta_bias):
     """Has the signature of the scan in four directions, which has products of its own, in float32."""
     directions_have_channels_of_their_own = delta.shape[-1] < u.shape[-1]
     return u * (delta.reshape(u.shape) if directions_have_channels_of_their_own else delta.mean(-2))
@@ -111,7 +111,8 @@ def stand_in(u, delta, A, B, C, D, **options):
 def program(request):
     """Loss and gradients in bfloat16."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bdgf_jax.classifier.directional_scan.selective_scan_2d", stand_in)
+        # The jitted scan as a whole: what it traced would serve later calls, a stand-in inside it too.
+        patch.setattr("bdgf_jax.classifier.directional_scan.scan_grid", stand_in)
         loss, parameters = STAGES[request.param]("bfloat16")
         return jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))(parameters)
 

@@ -89,6 +89,7 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "literature_protocol",
         "against_own_map",
         "members",
+        "vote",
         "without",
         "seed",
         "seconds",
