@@ -1,6 +1,5 @@
 """The direct head: what a pixel's own guidance says by itself, without any branch, by kernel logistic regression."""
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -14,28 +13,38 @@ from scipy.special import log_softmax
 
 from bdgf_jax.classifier.heads import centre_of
 
+SQUASH = 1.5  # standard deviations, beyond which a feature's differences count less and less
+POINTS_TOGETHER, FEATURES_TOGETHER = 64, 16  # distances to 512 landmarks of so many points stay in a core's cache
+
 
 class DirectHead(nnx.Module):
     """Logits of the centre s×s pixels from their likeness to known pixels, the landmarks [ours].
 
-        logits(g) = Σ_j exp(-γ ‖g - g_j‖²) α_j + b,
+        logits(g) = Σ_j exp(-γ d(g, g_j)) α_j + b,    d(g, h) = Σ_l w_l mean_i |tanh(g_li / 1.5) - tanh(h_li / 1.5)|,
 
-    with g a pixel's guidance, every level scaled to the same variance and all of them together to 1. It is held down so
-    firmly that it learns little by heart: it speaks for pixels unlike those that the branches were trained on.
-    `fit` finds its parameters before the branches train, and no gradient reaches them.
+    with g_li channel i of level l of a pixel's guidance. The Laplace kernel is what a forest of randomly grown trees
+    becomes in the limit (Mondrian forests, arXiv 1606.05241): features count one by one, as trees see them, and the
+    hyperbolic tangent keeps one that is far off from counting for more than the others, as thresholds do. The last
+    level has a share of its own, since it is the classical context, unlike the DDPM's levels in kind and number. The
+    head is held down so firmly that it learns little by heart: it speaks for pixels unlike those that the branches were
+    trained on. `fit` finds its parameters before the branches train, and no gradient reaches them.
 
     Args:
       features: of a pixel at each level, all timesteps together.
       classes: number k of classes.
       landmarks: number m of landmarks.
       gamma: γ, how fast likeness falls off with distance.
+      last_share: w of the last level; the others share the rest evenly.
       centre: side s of the predicted block; odd.
     """
 
-    def __init__(self, features: Sequence[int], classes: int, *, landmarks: int, gamma: float, centre: int):
+    def __init__(
+        self, features: Sequence[int], classes: int, *, landmarks: int, gamma: float, last_share: float, centre: int
+    ):
         self.centre = centre
         self.gamma = gamma
         self.features = tuple(features)
+        self.last_share = last_share
         self.classes = classes
         # Vectors all, since weight decay pulls at matrices: these are held down already.
         self.landmarks = nnx.Param(jnp.zeros(landmarks * sum(features)))
@@ -46,12 +55,15 @@ class DirectHead(nnx.Module):
         """Logits of each pixel of the centre, from patches of every level."""
         seen = [centre_of(level, self.centre) for level in guidance]
         pixels = jnp.concatenate([level.reshape(*level.shape[:3], -1) for level in seen], axis=-1)
-        scaled = pixels.reshape(-1, sum(self.features)).astype(jnp.float32) * level_scales(self.features)[None]
-        landmarks = self.landmarks[...].reshape(-1, sum(self.features))
-        squares = (scaled**2).sum(-1)[:, None] + (landmarks**2).sum(-1)[None]
-        likeness = jnp.exp(-self.gamma * jnp.maximum(squares - 2.0 * scaled @ landmarks.T, 0.0))
+        pixels = jax.lax.stop_gradient(pixels.astype(jnp.float32))
+        squashed = jnp.tanh(pixels.reshape(-1, sum(self.features)) / SQUASH) * self._scales()[None]
+        landmarks = jax.lax.stop_gradient(self.landmarks[...]).reshape(-1, sum(self.features))
+        likeness = jnp.exp(-self.gamma * manhattan(squashed, landmarks))
         logits = likeness @ self.weights[...].reshape(-1, self.classes) + self.bias[...][None]
         return jax.lax.stop_gradient(logits.reshape(*pixels.shape[:3], -1))
+
+    def _scales(self) -> Float[np.ndarray, " f"]:
+        return level_scales(self.features, self.last_share)
 
     def fit(
         self,
@@ -71,10 +83,10 @@ class DirectHead(nnx.Module):
           ridge: how strongly the function is held down, in the loss of a training pixel.
           seed: of the share.
         """
-        pixels = pixels.astype(np.float64) * level_scales(self.features)
+        pixels = np.tanh(pixels.astype(np.float64) / SQUASH) * self._scales()
         room = self.landmarks.size // sum(self.features)
         landmarks = pixels[np.sort(np.random.default_rng(seed).permutation(len(pixels))[:room])]
-        likeness = lambda others: np.exp(-self.gamma * cdist(others, landmarks, "sqeuclidean"))
+        likeness = lambda others: np.exp(-self.gamma * cdist(others, landmarks, "cityblock"))
         # In the basis φ = k(·, landmarks) U e^(-1/2), the norm of weights is that of the function that they make.
         values, vectors = np.linalg.eigh(likeness(landmarks))
         kept = values > 1e-8 * values[-1]
@@ -88,9 +100,41 @@ class DirectHead(nnx.Module):
         self.bias[...] = jnp.asarray(bias, jnp.float32)
 
 
-def level_scales(features: Sequence[int]) -> Float[np.ndarray, " f"]:
-    """Factors that give standardised channels the total variance 1, and every level the same share of it."""
-    return np.repeat([1.0 / math.sqrt(count * len(features)) for count in features], features).astype(np.float32)
+def level_scales(features: Sequence[int], last_share: float) -> Float[np.ndarray, " f"]:
+    """Factors that make sums over channels the weighted means over levels of the means over their channels."""
+    others = len(features) - 1
+    shares = [*[(1.0 - last_share) / others] * others, last_share] if others else [1.0]
+    return np.repeat([share / count for share, count in zip(shares, features)], features).astype(np.float32)
+
+
+def manhattan(points: Float[Array, "n f"], others: Float[Array, "m f"]) -> Float[Array, "n m"]:
+    """Σ |difference| of all pairs. No matrix product, so that on a CPU it takes care to stay within caches."""
+    return jax.lax.platform_dependent(points, others, cpu=manhattan_by_blocks, default=manhattan_at_once)
+
+
+def manhattan_at_once(points: Float[Array, "n f"], others: Float[Array, "m f"]) -> Float[Array, "n m"]:
+    """One fused reduction."""
+    return jnp.abs(points[:, None] - others[None]).sum(-1)
+
+
+def manhattan_by_blocks(points: Float[Array, "n f"], others: Float[Array, "m f"]) -> Float[Array, "n m"]:
+    """Blocks of points, and of these a few features at a time: 11 µs a point where one reduction takes 39."""
+    count, features = points.shape
+    fill = lambda array, rows: jnp.pad(array, ((0, -len(array) % rows), (0, -features % FEATURES_TOGETHER)))
+    by_feature = lambda array: array.T.reshape(-1, FEATURES_TOGETHER, len(array))
+    landmarks = by_feature(fill(others, 1))
+
+    def block(points):
+        def add(distances, given):
+            ours, theirs = given
+            return distances + sum(jnp.abs(one[:, None] - other[None]) for one, other in zip(ours, theirs)), None
+
+        start = jnp.zeros((POINTS_TOGETHER, len(others)))
+        return jax.lax.scan(add, start, (by_feature(points), landmarks))[0]
+
+    filled = fill(points, POINTS_TOGETHER)
+    blocks = jax.lax.map(block, filled.reshape(-1, POINTS_TOGETHER, filled.shape[1]))
+    return blocks.reshape(-1, len(others))[:count]
 
 
 def ridge_logistic_regression(

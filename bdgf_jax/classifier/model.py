@@ -105,6 +105,7 @@ class GuidedClassifier(nnx.Module):
                 classes,
                 landmarks=config.direct.landmarks,
                 gamma=config.direct.gamma,
+                last_share=config.direct.last_share,
                 centre=config.centre,
             )
             if guided and guidance and config.direct.landmarks

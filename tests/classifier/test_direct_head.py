@@ -3,10 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from sklearn.gaussian_process.kernels import RBF
+from scipy.spatial.distance import cdist
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import laplacian_kernel
 
-from bdgf_jax.classifier.direct_head import DirectHead, level_scales, ridge_logistic_regression
+from bdgf_jax.classifier.direct_head import (
+    DirectHead,
+    level_scales,
+    manhattan_at_once,
+    manhattan_by_blocks,
+    ridge_logistic_regression,
+)
 
 CLASSES = 3
 LEVELS = [6, 2]
@@ -27,8 +34,8 @@ def regression(samples, weights=None, ridge=4.0):
     return ridge_logistic_regression(features, labels, weights, classes=CLASSES, ridge=ridge)
 
 
-def fitted(samples, landmarks=90, gamma=0.5, ridge=0.3, centre=1):
-    head = DirectHead(LEVELS, CLASSES, landmarks=landmarks, gamma=gamma, centre=centre)
+def fitted(samples, landmarks=90, gamma=2.0, ridge=0.3, centre=1):
+    head = DirectHead(LEVELS, CLASSES, landmarks=landmarks, gamma=gamma, last_share=0.25, centre=centre)
     head.fit(*samples, np.ones(len(samples[1]), np.float32), ridge=ridge, seed=0)
     return head
 
@@ -68,20 +75,31 @@ def test_the_head_is_the_optimum_among_all_functions_of_the_kernels_space(sample
     np.testing.assert_allclose(head.weights[...].reshape(90, CLASSES), residual[order] / 0.3, atol=0.02)
 
 
-def test_likeness_is_a_gaussian_of_the_distance_between_scaled_levels(samples):
+def squashed(features):
+    return np.tanh(features / 1.5) * level_scales(LEVELS, 0.25)
+
+
+def test_likeness_is_the_laplace_kernel_of_squashed_features(samples):
     features, _ = samples
     head = fitted(samples, gamma=0.7)
-    scaled = features * level_scales(LEVELS)
-    kernel = RBF(length_scale=(1.0 / (2 * 0.7)) ** 0.5)(scaled)
+    kernel = laplacian_kernel(squashed(features), gamma=0.7)
     expected = kernel @ np.asarray(head.weights[...]).reshape(90, CLASSES) + np.asarray(head.bias[...])
     np.testing.assert_allclose(head(as_patches(features))[:, 0, 0], expected, atol=1e-4)
 
 
-def test_every_level_weighs_the_same_and_all_together_one(samples):
-    standardised = np.random.default_rng(0).standard_normal((4000, 8))
-    variance = (standardised * level_scales(LEVELS)).var(axis=0)
-    assert variance[:6].sum() == pytest.approx(0.5, rel=0.05)
-    assert variance[6:].sum() == pytest.approx(0.5, rel=0.05)
+def test_a_level_weighs_its_share_however_many_channels_it_has():
+    scales = level_scales([6, 4, 2], 0.5)
+    np.testing.assert_allclose([scales[:6].sum(), scales[6:10].sum(), scales[10:].sum()], [0.25, 0.25, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(level_scales([3], 0.5).sum(), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (64, 5, 16), (130, 7, 33)])
+@pytest.mark.parametrize("distance", [manhattan_at_once, manhattan_by_blocks])
+def test_distances_are_scipys_whole_blocks_or_not(distance, shape):
+    count, landmarks, features = shape
+    random = np.random.default_rng(0)
+    points, others = (random.standard_normal((rows, features)).astype(np.float32) for rows in (count, landmarks))
+    np.testing.assert_allclose(jax.jit(distance)(points, others), cdist(points, others, "cityblock"), rtol=1e-5)
 
 
 def test_more_landmarks_than_pixels_change_nothing_and_fewer_are_a_share_of_them(samples):
@@ -90,8 +108,7 @@ def test_more_landmarks_than_pixels_change_nothing_and_fewer_are_a_share_of_them
     np.testing.assert_allclose(fitted(samples, landmarks=120)(patches), whole, atol=1e-5)
     some = fitted(samples, landmarks=40)
     known = np.asarray(some.landmarks[...]).reshape(40, 8)
-    scaled = samples[0] * level_scales(LEVELS)
-    assert all(np.isclose(scaled, row, atol=1e-6).all(axis=1).any() for row in known)
+    assert all(np.isclose(squashed(samples[0]), row, atol=1e-6).all(axis=1).any() for row in known)
     assert (some(patches).argmax(-1) == whole.argmax(-1)).mean() > 0.85
 
 
@@ -112,7 +129,7 @@ def test_the_head_reads_the_pixels_of_the_centre_alone(samples):
 
 
 def test_training_leaves_the_head_alone():
-    graph, parameters = nnx.split(DirectHead([4], CLASSES, landmarks=5, gamma=0.5, centre=1))
+    graph, parameters = nnx.split(DirectHead([4], CLASSES, landmarks=5, gamma=0.5, last_share=0.5, centre=1))
     level = jnp.ones((2, 1, 1, 1, 4), jnp.bfloat16)
     gradients = jax.grad(lambda parameters: nnx.merge(graph, parameters)([level]).sum())(parameters)
     assert all((gradient == 0).all() for gradient in jax.tree.leaves(gradients))
