@@ -18,9 +18,9 @@ def test_every_variant_changes_fields_that_exist(name):
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    small = ["features.levels=(0,)", "features.context.components=0", "classifier.stages=1"]
-    steps = ["pretrain.steps=3", "train.steps=5"]
-    config = configuration.load("demo:tiny", [f"--config.{override}" for override in (*small, *steps)])
+    small = ["features.levels=(0,)", "features.context.components=0", "classifier.branches=('cnn', 'transformer')"]
+    smaller = ["classifier.stages=1", "pretrain.steps=3", "train.steps=5"]
+    config = configuration.load("demo:tiny", [f"--config.{override}" for override in (*small, *smaller)])
     folder = tmp_path_factory.mktemp("ablation")
     arguments = (config, "tiny", range(1), ("default", "CNN"), folder / "runs", folder / "out.json")
     return ablate(*arguments), arguments

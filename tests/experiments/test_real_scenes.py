@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    small = ["features.levels=(0,)", "features.context.components=0", "classifier.stages=1"]
-    steps = ["pretrain.steps=3", "train.steps=5"]
-    config = configuration.load("demo:tiny", [f"--config.{override}" for override in (*small, *steps)])
+    small = ["features.levels=(0,)", "features.context.components=0"]
+    smaller = ["classifier.stages=1", "classifier.branches=('cnn',)", "pretrain.steps=3", "train.steps=5"]
+    config = configuration.load("demo:tiny", [f"--config.{override}" for override in (*small, *smaller)])
     folder = tmp_path_factory.mktemp("compared")
     record = compare(config, "tiny", range(1), folder / "runs", folder / "out.json")
     return config, folder, record
