@@ -36,7 +36,8 @@ def regression(samples, weights=None, ridge=4.0):
 
 def fitted(samples, landmarks=90, gamma=2.0, ridge=0.3, centre=1):
     head = DirectHead(LEVELS, CLASSES, landmarks=landmarks, gamma=gamma, last_share=0.25, centre=centre)
-    head.fit(*samples, np.ones(len(samples[1]), np.float32), ridge=ridge, seed=0)
+    features, labels = samples
+    head.fit(features, labels, np.ones(len(labels), np.float32), ridge=ridge, seed=0)
     return head
 
 
