@@ -192,8 +192,10 @@ def subset_accuracies(run: Run, predictions: dict[str, np.ndarray]) -> dict[str,
     reference, found = run.scene.labels[run.scene.masks["test"]], {}
     names = tuple(run.config.classifier.branches)
     for branches in [some for count in range(1, len(names) + 1) for some in itertools.combinations(names, count)]:
-        mean = np.mean([predictions[name] for name in branches], axis=0)
-        fused = mean + predictions["direct"] if "direct" in predictions else mean
+        fused = np.mean([predictions[name] for name in branches], axis=0)
+        if "direct" in predictions:
+            share = run.config.classifier.direct.share
+            fused = share * predictions["direct"] + (1.0 - share) * fused
         found[", ".join(branches)] = round(float((fused.argmax(-1) == reference).mean()), 6)
     return found
 

@@ -1,5 +1,6 @@
 """The guided classifier: three branches, and their prediction for the pixels in the middle of a patch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,8 +34,8 @@ class Predictions:
     Attributes:
       logits: of each branch, (b s s k).
       direct: logits of the direct head, (b s s k); None where there is no such head.
-      fused: log-probabilities of the mean over the branches, or of the fused head; the direct head, where there is one,
-        counts as much as all branches together, (b s s k).
+      fused: log-probabilities of the mean over the branches, or of the fused head, mixed with those of the direct head
+        where there is one, whose share is `direct.share`, (b s s k).
       embeddings: each branch's feature z of the patch, the mean of its tokens, (b d).
     """
 
@@ -82,6 +83,7 @@ class GuidedClassifier(nnx.Module):
         self.modalities = tuple(modalities)
         self.patch = config.patch
         self.fusion = config.fusion
+        self.direct_share = config.direct.share
         guided = any(config.guidance[name] != "none" for name in config.branches)
         self.merges = nnx.List(
             [
@@ -138,11 +140,11 @@ class GuidedClassifier(nnx.Module):
         logits = {name: self.heads[name](grid) for name, grid in grids.items()}
         direct = None if self.direct_head is None else self.direct_head(guidance)
         if self.fused_head is None:
-            fused = log_mean_probability([logits[name] for name in names])
+            fused = log_mixture([logits[name] for name in names], [1.0 / len(names)] * len(names))
         else:
             fused = nnx.log_softmax(self.fused_head(jnp.concatenate([grids[name] for name in names], axis=-1)))
         if direct is not None:
-            fused = log_mean_probability([fused, direct])
+            fused = log_mixture([fused, direct], [1.0 - self.direct_share, self.direct_share])
         return Predictions(logits, direct, fused, {name: grid.mean((1, 2)) for name, grid in grids.items()})
 
     def _check(self, images: Mapping[str, Array], guidance: Sequence[Array], branches: Sequence[str]) -> None:
@@ -168,10 +170,12 @@ class GuidedClassifier(nnx.Module):
             )
 
 
-def log_mean_probability(logits: Sequence[Float[Array, "*b k"]]) -> Float[Array, "*b k"]:
-    """log (mean of softmax(logits) over predictions): logits of the mean prediction."""
-    log_probabilities = jnp.stack([nnx.log_softmax(values) for values in logits])
-    return nnx.logsumexp(log_probabilities, axis=0) - jnp.log(len(logits))
+def log_mixture(logits: Sequence[Float[Array, "*b k"]], shares: Sequence[float]) -> Float[Array, "*b k"]:
+    """log Σ_i share_i softmax(logits_i): logits of the mixed prediction."""
+    return nnx.logsumexp(
+        jnp.stack([nnx.log_softmax(values) + math.log(share) for values, share in zip(logits, shares, strict=True)]),
+        axis=0,
+    )
 
 
 def make_branch(

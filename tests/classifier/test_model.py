@@ -40,7 +40,7 @@ def test_the_fused_prediction_is_the_mean_of_the_branches_probabilities(make, pa
     np.testing.assert_allclose(jnp.exp(predictions.fused), mean, rtol=1e-5)
 
 
-def test_the_direct_head_counts_as_much_as_all_branches_together(make, patches, config):
+def test_the_direct_head_has_its_share_of_the_prediction(make, patches, config):
     config.direct.landmarks = 7
     model = make()
     pixels = np.random.default_rng(0).standard_normal((7, 20)).astype(np.float32)
@@ -48,8 +48,8 @@ def test_the_direct_head_counts_as_much_as_all_branches_together(make, patches, 
     graph, parameters = nnx.split(model)
     predictions = classify(graph, parameters, patches)
     branches = sum(jax.nn.softmax(logits) for logits in predictions.logits.values()) / 3.0
-    mean = (branches + jax.nn.softmax(predictions.direct)) / 2.0
-    np.testing.assert_allclose(jnp.exp(predictions.fused), mean, rtol=1e-4)
+    mixed = branches / 4.0 + 3.0 / 4.0 * jax.nn.softmax(predictions.direct)
+    np.testing.assert_allclose(jnp.exp(predictions.fused), mixed, rtol=1e-4)
     assert make(levels=()).direct_head is None
 
 
