@@ -19,8 +19,7 @@ TREES = 300
 def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w k"]:
     """Class probabilities by the mean over the `voters`; 0 where not wanted.
 
-    They are trained on the spot, on the scene's
-    training pixels, which takes seconds.
+    They are trained on the spot, on the scene's training pixels, which takes seconds.
 
     Args:
       run: of the scene.

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
@@ -37,8 +36,8 @@ from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.pretrained import open_guided
 from bdgf_jax.run import Run, open_run, read_json, without, write_json
 from bdgf_jax.scenes.scene import Scene
-from bdgf_jax.voting import TREES
-from experiments.baselines import JOBS, BaselineFeatures, baseline_features
+from bdgf_jax.voting import voters
+from experiments.baselines import BaselineFeatures, baseline_features
 from experiments.real_scenes import FIGURES, configured
 
 DROPOUT = 0.5
@@ -142,7 +141,7 @@ def forest(scene: Scene, seed: int) -> dict[str, dict[str, float]]:
     features = baseline_features(scene)
     train, test = (features.rows[scene.masks[name]] for name in ("train", "test"))
     means = SimpleImputer(strategy="mean").fit(features.columns[train])
-    model = RandomForestClassifier(TREES, random_state=seed, n_jobs=JOBS)
+    model = voters(seed)["rf"]
     model.fit(features.columns[train], scene.labels[scene.masks["train"]])
     found = {}
     for number, missing in enumerate((NOTHING, *scene.modalities), start=-1):

@@ -250,6 +250,13 @@ def check(config: Any, guidance: Sequence[tuple[int, int]]) -> None:
             "classifier.patch and classifier.centre must be odd and the centre no larger than the patch,"
             f" got {config.patch} and {config.centre}."
         )
+    if not 0.0 < config.direct.share < 1.0:
+        raise InputError(
+            f"classifier.direct.share is {config.direct.share}; expected more than 0 and less than 1, the rest is the"
+            " branches'. classifier.direct.landmarks = 0 leaves the direct head out."
+        )
+    if not 0.0 <= config.direct.last_share <= 1.0:
+        raise InputError(f"classifier.direct.last_share is {config.direct.last_share}; expected a share from 0 to 1.")
     if len(guidance) > config.stages:
         raise InputError(
             f"There are {len(guidance)} levels of guidance for {config.stages} stages, so that some would guide none;"

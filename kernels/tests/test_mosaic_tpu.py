@@ -52,7 +52,7 @@ def test_the_steps_that_the_chip_runs_are_right():
 @pytest.mark.slow
 def test_a_patch_is_right_with_every_constant_as_on_the_chip():
     with mosaic_tpu.interpreted(True):
-        check(Case(b=1, l=121, d=16, n=16, softplus=True, optional=("D", "delta_bias", "initial_state")), "mosaic_tpu")
+        check(Case(b=2, l=121, d=16, n=16, softplus=True, optional=("D", "delta_bias", "initial_state")), "mosaic_tpu")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ DROPOUT = "masking_dropout"
 
 def test_a_trial_scores_every_method_with_every_sensor_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(missing_sensors, "use_compilation_cache", lambda: None)
-    monkeypatch.setattr(missing_sensors, "TREES", 20)
+    monkeypatch.setattr("bdgf_jax.voting.TREES", 20)
     # The one that takes the longest way: the others differ by two fields of the config.
     monkeypatch.setattr(missing_sensors, "METHODS", {DROPOUT: METHODS[DROPOUT]})
     arguments = ["--config", "demo", "--quick", "--workdir", str(tmp_path), "--out", str(tmp_path / "found.json")]
