@@ -6,7 +6,8 @@ Two images of 12 and 2 bands, float32, are laid down as memory-mapped `.npy` fil
 synthetic scene as far as the windows reach, and are sparse zeros beyond. The model is trained for one step, since
 speed does not depend on what was learnt. The map is that of `bdgf predict --config.predict.tile=…`; with `--windows` it
 is left after so many windows, which the record says. Peak memory is that of the process that maps, as the kernel counts
-it: its own and the files' pages that it has mapped. Any field of the config can be overridden.
+it: its own and the files' pages that it has mapped. Any field of the config can be overridden; the whole of the scene
+takes this machine hours with the default's network, and less than one with `SMALL`, which `--small` sets.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import contextlib
 import json
 import multiprocessing
 import pathlib
-import resource
 import sys
 import tempfile
 import time
@@ -27,6 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs
 
 from bdgf_jax import cli, configuration, windowed
 from bdgf_jax.caching import use_compilation_cache
+from bdgf_jax.memory import host_peak
 from bdgf_jax.model import read_model
 from bdgf_jax.run import write_json
 from bdgf_jax.scenes.synthetic import synthetic_scene
@@ -36,6 +37,17 @@ from bdgf_jax.versions import versions
 BANDS = {"optical": 12, "sar": 2}
 SIDE = 96  # of the scene that is repeated, and trained on
 STRIPE = 256  # rows laid down at a time
+STRETCHES = 79  # that time and memory are recorded of, at most
+SMALL = {
+    "diffusion.width": 8,
+    "features.timesteps": (50,),
+    "features.draws": 1,
+    "features.context.components": 0,
+    "classifier.branches": ("cnn",),
+    "classifier.width": 8,
+    "classifier.stages": 2,
+    "classifier.direct.landmarks": 0,
+}
 CONFIG = """
 from ml_collections import ConfigDict
 from bdgf_jax import configuration
@@ -58,9 +70,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=20_000, help="side of the scene in pixels (20000)")
     parser.add_argument("--windows", type=int, help="leave after so many windows; all by default")
+    parser.add_argument("--small", action="store_true", help="the smallest network that is still guided by a DDPM")
     parser.add_argument("--folder", type=pathlib.Path, help="where the scene is laid down; a temporary one by default")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.json")
     options, overrides = parser.parse_known_args()
+    if options.small:
+        overrides = [*(f"--config.{field}={value}" for field, value in SMALL.items()), *overrides]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         # Trained and mapped in processes of their own, so that the peak is that of the mapping alone.
         record = lay_down(pathlib.Path(folder), options.size, options.windows, overrides)
@@ -116,8 +131,8 @@ def map_windows(folder: str, windows: int | None, overrides: list[str]) -> None:
     began, marks = time.monotonic(), []
 
     def mark(_: int) -> None:
-        marks.append({"seconds": time.monotonic() - began, "peak_gigabytes": peak()})
-        print(f"window {len(marks)}: {marks[-1]['seconds']:.0f} s, peak {peak():.2f} GB", file=sys.stderr, flush=True)
+        marks.append((time.monotonic() - began, host_peak() / 1e9))
+        print(f"window {len(marks)}: {marks[-1][0]:.0f} s, peak {marks[-1][1]:.2f} GB", file=sys.stderr, flush=True)
         if len(marks) == windows:
             raise StopIteration
 
@@ -125,29 +140,34 @@ def map_windows(folder: str, windows: int | None, overrides: list[str]) -> None:
     total = len(windowed.window_corners(scene.grid.shape, mapper.side))
     with contextlib.suppress(StopIteration):
         windowed.map_scene(mapper, scene, workdir, on_window=mark)
-    device = f"{jax.devices()[0].device_kind} x{jax.device_count()}"
-    record = {"window": mapper.side, "windows": total, "windows_predicted": len(marks), "whole": len(marks) == total}
-    rates = {"pixels_per_second_by_window": [mapper.side**2 / b for b in np.diff([m["seconds"] for m in marks])]}
-    settings = {name: config[name].to_dict() for name in ("features", "predict")}
-    where = {"device": device, "versions": versions(), "config": settings}
-    write_json(
-        pathlib.Path(folder) / "record.json", record | {"peak_gigabytes": peak(), "marks": marks} | rates | where
-    )
-
-
-def peak() -> float:
-    """Most memory that this process has held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    stretch = max(1, len(marks) // STRETCHES)
+    seconds, peaks = np.array(marks)[::stretch].T
+    record = {
+        "window": mapper.side,
+        "windows": total,
+        "windows_predicted": len(marks),
+        "whole": len(marks) == total,
+        "seconds": marks[-1][0],
+        "peak_gigabytes": marks[-1][1],
+        "windows_a_stretch": stretch,
+        "pixels_per_second": (stretch * mapper.side**2 / np.diff(seconds)).tolist(),
+        "peak_gigabytes_so_far": peaks.tolist(),
+        "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}",
+        "versions": versions(),
+        "config": {name: config[name].to_dict() for name in ("diffusion", "features", "classifier", "predict")},
+    }
+    write_json(pathlib.Path(folder) / "record.json", record)
 
 
 def summary(record: dict[str, Any]) -> str:
     """The record in words."""
-    rates = np.array(record["pixels_per_second_by_window"])
+    rates = np.array(record["pixels_per_second"])
     part = "all of them" if record["whole"] else f"{record['windows_predicted']} of them"
     return (
         f"{record['size']} × {record['size']} pixels, {record['scene_gigabytes']:.1f} GB, in {record['windows']}"
-        f" windows, {part} mapped: peak {record['peak_gigabytes']:.2f} GB;"
-        f" {np.median(rates):,.0f} pixels a second, {rates.min():,.0f} to {rates.max():,.0f} from window to window"
+        f" windows, {part} mapped in {record['seconds']:,.0f} s: peak {record['peak_gigabytes']:.2f} GB;"
+        f" {np.median(rates):,.0f} pixels a second, {rates.min():,.0f} to {rates.max():,.0f} from one stretch of"
+        f" {record['windows_a_stretch']} windows to the next"
     )
 
 

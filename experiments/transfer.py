@@ -5,16 +5,14 @@
 DIR holds one folder a scene, each with the files that the config names. For each of them three DDPMs are compared:
 `in_scene`, pre-trained on it alone; `cross_scene`, on all the others; `corpus`, on all of them. All are pre-trained in
 the same way (as a corpus, by as many steps, with the statistics of what they see) and only differ in what they see;
-none sees a label. Features of each, and of a net as it was initialised (`untrained`), are scored by a logistic
-regression on single pixels, on the same splits into blocks. `--quick` takes the config's tiny size, two seeds and few
-steps, and says nothing about worth.
+none sees a label. Each guides a classifier of its own, on the same splits into blocks, and so does a net as it was
+initialised (`untrained`); `probe_…` are logistic regressions on the same features, pixel by pixel. Seeds that FILE.json
+holds are not run again. `--quick` takes the config's tiny size, two seeds and few steps, and says nothing about worth.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import sys
-import time
 
 import numpy as np
 
@@ -26,11 +24,11 @@ from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.fitting import pretrain
 from bdgf_jax.pretrained import open_guided
-from bdgf_jax.run import open_run, read_json, write_json
-from bdgf_jax.scenes.loading import load_scene
-from experiments.real_scenes import FIGURES, configured, note, probe
+from bdgf_jax.run import Run, open_run, read_json, write_json
+from experiments.real_scenes import FIGURES, classify, configured, line, note, probe
 
-METHODS = ("in_scene", "cross_scene", "corpus", "untrained")
+WAYS = ("in_scene", "cross_scene", "corpus", "untrained")
+METHODS = (*WAYS, *(f"probe_{way}" for way in WAYS))
 QUICK_STEPS = 4
 
 
@@ -58,14 +56,14 @@ def main() -> int:
 
 
 def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib.Path, out: pathlib.Path) -> dict:
-    """Scores of every way of pre-training on every scene and split, written to `out` after each scene.
+    """Scores of every way of pre-training on every scene and split, written to `out` after each split.
 
     Args:
-      config: of any of the scenes; its folder, corpus and split seed are replaced.
+      config: of any of the scenes; its folder, corpus and seeds of splits and classifiers are replaced.
       groups: one folder a scene.
       seeds: of the splits.
       workdir: of the runs; pre-trainings that are finished there are not done again.
-      out: results.
+      out: results so far, and from now on.
 
     Raises:
       InputError: there are no two scenes.
@@ -73,31 +71,52 @@ def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib
     scenes = tuple(sorted(path for path in groups.iterdir() if path.is_dir()))
     if len(scenes) < 2:
         raise InputError(f"--groups {groups}: two scenes are needed at least, it holds {len(scenes)} folders.")
-    began = time.monotonic()
-    results = {"config": config.to_dict(), "pretraining_steps": config.pretrain.steps, "scenes": []}
-    sees = {
-        target: {"in_scene": (target,), "cross_scene": tuple(one for one in scenes if one != target), "corpus": scenes}
-        for target in scenes
-    }
-    seen = dict.fromkeys(which for ways in sees.values() for which in ways.values())
-    pretrained = {which: pretrained_on(config, which, workdir / "pretrained") for which in seen}
+    results = read_json(out) or {"config": config.to_dict(), "pretraining_steps": config.pretrain.steps, "scenes": []}
     for target in scenes:
-        here = configured(config, scene__folder=str(target))
-        features = {}
-        for method, which in sees[target].items():
-            guided = configured(here, features__checkpoint=str(pretrained[which]))
-            features[method] = extraction.diffusion_features(open_guided(guided, workdir / target.name / method))
-        run = open_run(configured(here, features__source="untrained"), workdir / target.name / "untrained")
-        features["untrained"] = extraction.diffusion_features(run)
-        record = {"scene": target.name, "seeds": [], "n_train": [], "n_test": [], "methods": {}}
-        for seed in seeds:
-            split = dataclasses.replace(run, scene=load_scene(configured(here, scene__split__seed=seed).scene))
-            note(record, split, seed, {method: probe(split.scene, features[method]) for method in METHODS})
-        results["scenes"].append(record)
-        results["seconds"] = time.monotonic() - began
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, results)
-    return read_json(out)
+        record = next((record for record in results["scenes"] if record["scene"] == target.name), None)
+        if record is None:
+            record = {"scene": target.name, "seeds": [], "n_train": [], "n_test": [], "methods": {}}
+            results["scenes"].append(record)
+        missing = [seed for seed in seeds if seed not in record["seeds"]]
+        if not missing:
+            continue
+        others = tuple(one for one in scenes if one != target)
+        sees = {"in_scene": (target,), "cross_scene": others, "corpus": scenes, "untrained": ()}
+        ways = {way: guided_by(config, target, which, workdir) for way, which in sees.items()}
+        runs = {way: opened(here, workdir / target.name / way) for way, here in ways.items()}
+        guidance = {way: extraction.features(run) for way, run in runs.items()}
+        for seed in missing:
+            probabilities = {}
+            for way, here in ways.items():
+                split = configured(here, scene__split__seed=seed, train__seed=seed)
+                run = opened(split, workdir / target.name / way / f"seed_{seed}")
+                probabilities[way] = classify(run, guidance[way])["bdgf"]
+                probabilities[f"probe_{way}"] = probe(run.scene, extraction.diffusion_features(runs[way]))
+            note(record, run, seed, {method: probabilities[method] for method in METHODS})
+            print(f"{target.name} seed {seed}: {line(record, -1)}", flush=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, results)
+    return results
+
+
+def guided_by(config: Config, target: pathlib.Path, seen: tuple[pathlib.Path, ...], workdir: pathlib.Path) -> Config:
+    """The config for this scene, guided by a DDPM that has seen those, or by an untrained one.
+
+    Args:
+      config: of any scene.
+      target: folder of the scene that is classified.
+      seen: folders of the scenes that the DDPM has seen; none for an untrained one.
+      workdir: where pre-trainings are kept.
+    """
+    here = configured(config, scene__folder=str(target))
+    if not seen:
+        return configured(here, features__source="untrained")
+    return configured(here, features__checkpoint=str(pretrained_on(config, seen, workdir / "pretrained")))
+
+
+def opened(config: Config, workdir: pathlib.Path) -> Run:
+    """The run of a config of `guided_by`."""
+    return open_guided(config, workdir) if config.features.checkpoint else open_run(config, workdir)
 
 
 def pretrained_on(config: Config, seen: tuple[pathlib.Path, ...], workdir: pathlib.Path) -> pathlib.Path:
@@ -121,7 +140,8 @@ def pretrained_on(config: Config, seen: tuple[pathlib.Path, ...], workdir: pathl
 def table(results: dict) -> str:
     """Mean ± standard deviation over the splits in per cent, as Markdown.
 
-    The last column compares split by split: on how many of them the method is ahead of `in_scene` in AA.
+    The last column compares split by split: on how many of them a method is ahead of `in_scene` in AA, and a probe of
+    `probe_in_scene`.
     """
     cell = lambda values: f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
     lines = []
@@ -130,11 +150,11 @@ def table(results: dict) -> str:
             f"| {record['scene']}, {len(record['seeds'])} seeds | OA | AA | κ | ahead of in_scene in AA |",
             "| --- | --- | --- | --- | --- |",
         ]
-        own = np.array(record["methods"]["in_scene"]["aa"])
         for method in METHODS:
-            figures = record["methods"][method]
-            ahead = "" if method == "in_scene" else str(int((np.array(figures["aa"]) > own).sum()))
-            lines.append(f"| {method} | {' | '.join(cell(figures[figure]) for figure in FIGURES)} | {ahead} |")
+            figures, own = record["methods"][method], method.replace(method.removeprefix("probe_"), "in_scene")
+            ahead = int((np.array(figures["aa"]) > record["methods"][own]["aa"]).sum())
+            cells = [*(cell(figures[figure]) for figure in FIGURES), "" if method == own else ahead]
+            lines.append(f"| {method} | {' | '.join(map(str, cells))} |")
         lines.append("")
     return "\n".join(lines).rstrip()
 
