@@ -43,6 +43,7 @@ def shared(plan):
     if parts > 1:
         scratch["rows"] = plgpu.SMEM((3, CHUNK, LANES), jnp.float32)
         scratch["exchanged"] = plgpu.SMEM((parts, 2, CHUNK // parts, LANES), jnp.float32)
+        scratch["sequence"] = plgpu.SMEM((parts,), jnp.int32)
         scratch["met"] = plgpu.Barrier(num_arrivals=parts)
     return scratch
 
@@ -105,6 +106,16 @@ def backward(plan, operands, boundaries, dy, dlast):
         store(totals.at[part, 0], zero())
         store(totals.at[part, 1], zero())
         share = CHUNK // parts
+        if met is not None:
+            scratch["sequence"][part] = sequence
+            plgpu.barrier_arrive_and_wait(met)
+
+        def sequence_again():
+            """The sequence once more; the compiler does not know that it is the same one for all chunks.
+
+            Else it would work addresses out before their loop and keep them, for which parts have no registers left.
+            """
+            return sequence if parts == 1 else scratch["sequence"][part]
 
         def fetch(c, slot):
             """Copies what the part needs of a chunk. All threads have to be done with what lay there before."""
@@ -135,10 +146,10 @@ def backward(plan, operands, boundaries, dy, dlast):
 
         def read(c, count=CHUNK):
             """Loads delta, u and dy of the part's share of a chunk."""
-            some, _ = visited(c, count)
+            (some, _), at = visited(c, count), sequence_again()
             raws = tuple(load(delta.at[sequence, row, own]) for row in some)
             inputs = tuple(load(u.at[sequence, row, columns]) for row in some)
-            return raws, inputs, tuple(load(dy.at[sequence, row, columns]) for row in some)
+            return raws, inputs, tuple(load(dy.at[at, row, columns]) for row in some)
 
         def chunk(c, loaded, count=CHUNK):
             raws, inputs, douts = read(c, count) if loaded is None else loaded
@@ -223,7 +234,7 @@ def backward(plan, operands, boundaries, dy, dlast):
                     for kind, values in enumerate(through)
                 ]
                 steps, inputs, douts = ([load(rows.at[kind, first + j]) for j in range(share)] for kind in range(3))
-            dD_sum, dbias_sum = load(totals.at[part, 0]), load(totals.at[part, 1])
+            at, dD_sum, dbias_sum = sequence_again(), load(totals.at[part, 0]), load(totals.at[part, 1])
             for j, (row, x, through_input, through_decay) in enumerate(zip(some, inputs, *through)):
                 dx = steps[j] * through_input + skip * douts[j]
                 dstep = LOG2E * x * through_input + through_decay
@@ -231,8 +242,8 @@ def backward(plan, operands, boundaries, dy, dlast):
                     dstep = dstep * (1.0 - jnp.exp2(-steps[j]))
 
                 def write(row=row, dx=dx, dstep=dstep):
-                    store(du.at[sequence, 0 if plan.own_channels else direction, row, columns], dx)
-                    store(ddelta.at[sequence, 0 if plan.own_delta else direction, row, entries], dstep)
+                    store(du.at[at, 0 if plan.own_channels else direction, row, columns], dx)
+                    store(ddelta.at[at, 0 if plan.own_delta else direction, row, entries], dstep)
 
                 dD_term = douts[j] * x
                 if there is None:

@@ -48,6 +48,7 @@ def test_the_kernels_are_as_lean_as_they_were(counted, kind, instructions, warps
 def test_a_language_models_shape_is_twice_as_fast_as_its_peer_with_every_latency_counted(counted, kind):
     assert counted[kind]["other_shapes"]["lm_2048"]["bound_by"] == "latency"
     assert counted[kind]["modelled_speedup"]["lm_2048"] >= 2.0
+    assert counted[kind]["other_shapes"]["lm_2048"]["spill_bytes"] == 0
 
 
 CODE = """
