@@ -37,6 +37,7 @@ def test_a_row_for_every_implementation_and_pass_with_all_columns(rows):
         lower, upper = row["quartiles"]
         assert 0 < lower <= row["median_ms"] <= upper
         assert list(row["ratio_to_peers"]) == peers
+        assert row["ratio_to_peer"] == (row["ratio_to_peers"][peers[0]] if peers else None)
     assert "chunked" in benchmark.table(rows)
 
 
