@@ -15,7 +15,7 @@ def supports(operands: Operands, options: Options) -> str | None:
 
 def scan(operands: Operands, options: Options) -> Outputs:
     """Composes the maps h -> a h + x of all steps; (a2, x2) after (a1, x1) is (a2 a1, a2 x1 + x2)."""
-    delta = step_size(operands, softplus=options.delta_softplus)
+    delta = step_size(operands, options)
     inputs = (by_scan(operands), delta, operands.B, operands.C, kept(operands))
     u, delta, B, C, keep = jax.tree.map(lambda x: by_step(x, options), inputs)
     B, C = (by_channel(x.astype(jnp.float32), operands) for x in (B, C))

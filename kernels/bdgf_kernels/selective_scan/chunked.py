@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_scan, by_step, sizes
-from bdgf_kernels.selective_scan.exponentials import LOG2E, power_of_2
+from bdgf_kernels.selective_scan.exponentials import LOG2E, power_of_2, softplus
 from bdgf_kernels.selective_scan.reference import finish, first_state, step_size
 
 Keep = Float[Array, "c s b"] | None
@@ -41,9 +41,8 @@ def scan(operands: Operands, options: Options) -> Outputs:
         x = jnp.pad(x, ((0, chunks * chunk - length), *((0, 0),) * (x.ndim - 1)))
         return x.reshape(chunks, chunk, *x.shape[1:])
 
-    delta = step_size(operands, softplus=options.delta_softplus)
-    added = delta * by_scan(operands)
-    delta, added = (cut(x).reshape(chunks, chunk, k, b, g, d // g) for x in (delta, added))
+    delta = step_size(operands, options, softplus)
+    delta, u = (cut(x).reshape(chunks, chunk, k, b, g, d // g) for x in (delta, by_scan(operands)))
     B, C = (cut(x.astype(jnp.float32)) for x in (operands.B, operands.C))
     dropped = None if operands.reset is None else cut(operands.reset[:, :, None].astype(jnp.float32))
     A = operands.A.reshape(k, g, d // g, n).swapaxes(-1, -2)
@@ -55,7 +54,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
     keep = None if dropped is None else jnp.repeat(1.0 - dropped, g, axis=2).reshape(*dropped.shape[:2], *several, b)
     state = state.swapaxes(1, 2).reshape(*several, b, n, d // g)
     run = jax.vmap(run_chunks, in_axes=(0, 0, 2)) if several else run_chunks
-    steps = *map(merged, (delta, added, B, C)), keep
+    steps = *map(merged, (delta, u, B, C)), keep
     y, state = run(state, A.reshape(*several, n, d // g), steps)
     y = y if several else y[None]
     state = state.reshape(k, g, b, n, d // g)
@@ -71,10 +70,22 @@ Chunks = tuple[Float[Array, "c s b e"], Float[Array, "c s b e"], Float[Array, "c
 @jax.custom_vjp
 def run_chunks(
     state: Float[Array, "b n e"], A: Float[Array, "n e"], steps: Chunks
-) -> tuple[Float[Array, "c s b e"], Float[Array, "b n e"]]:
-    """Returns y of all steps and the last state, from the step size, its product with u, B, C and what is kept."""
-    outputs, _ = run_chunks_forward(state, A, steps)
-    return outputs
+) -> tuple[Float[Array, "c*s*b e"], Float[Array, "b n e"]]:
+    """Returns y of all steps and the last state, from the step size, u, B, C and what is kept.
+
+    Where no gradient is wanted, one loop over all steps does.
+    """
+    each = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
+    state, y = walk(A, state, each)
+    return in_rows(y), state
+
+
+def in_rows(y):
+    """Steps and sequences on one axis: so `vmap` puts its own first, in both functions whose output this is.
+
+    It takes for granted that they agree, and goes wrong where one has the axis elsewhere.
+    """
+    return y.reshape(-1, y.shape[-1])
 
 
 def decay_of(A, delta, keep):
@@ -85,8 +96,8 @@ def decay_of(A, delta, keep):
 
 def advance(A, state, step):
     """Computes the state after a step."""
-    delta, added, B, _, keep = step
-    return decay_of(A, delta, keep) * state + added[:, None] * B[..., None]
+    delta, u, B, _, keep = step
+    return decay_of(A, delta, keep) * state + (delta * u)[:, None] * B[..., None]
 
 
 def contract(equation, x, state):
@@ -94,19 +105,25 @@ def contract(equation, x, state):
     return jnp.einsum(equation, x, state, precision=jax.lax.Precision.HIGHEST)
 
 
-def run_chunks_forward(state, A, steps):
-    """The forward pass; keeps the state before every chunk."""
+def walk(A, state, steps):
+    """The state after these steps, and their y."""
 
     def step_forward(state, step):
         state = advance(A, state, step)
         return state, contract("bn,bne->be", step[3], state)
 
+    return jax.lax.scan(step_forward, state, steps)
+
+
+def run_chunks_forward(state, A, steps):
+    """The forward pass; keeps the state before every chunk."""
+
     def chunk_forward(state, chunk):
-        after, y = jax.lax.scan(step_forward, state, chunk)
+        after, y = walk(A, state, chunk)
         return after, (y, state)
 
     state, (y, boundaries) = jax.lax.scan(chunk_forward, state, steps)
-    return (y, state), (boundaries, A, steps)
+    return (in_rows(y), state), (boundaries, A, steps)
 
 
 def run_chunks_backward(kept, cotangents):
@@ -118,7 +135,8 @@ def run_chunks_backward(kept, cotangents):
     """
     boundaries, A, steps = kept
     dy, dstate = cotangents
-    _, added, B, C, keep = steps
+    delta, u, B, C, keep = steps
+    dy = dy.reshape(u.shape)
 
     def step_again(state, step):
         dy, step = step
@@ -127,8 +145,8 @@ def run_chunks_backward(kept, cotangents):
 
     def step_backward(carry, step):
         carried, dA = carry
-        before, dy, (delta, added, B, C, keep) = step
-        through_input = contract("bn,bne->be", B, carried), contract("be,bne->bn", added, carried)
+        before, dy, (delta, u, B, C, keep) = step
+        through_input = contract("bn,bne->be", B, carried), contract("be,bne->bn", delta * u, carried)
         carried = (carried + dy[:, None] * C[..., None]) * decay_of(A, delta, keep)
         # XLA:CPU vectorises this sum along channels only where it is written out.
         through_decay = sum(carried[:, i] * before[:, i] * A[i][None] for i in range(A.shape[0]))
@@ -144,8 +162,9 @@ def run_chunks_backward(kept, cotangents):
     (dstate, dA), gradients = jax.lax.scan(chunk_backward, carry, (boundaries, dy, steps), reverse=True)
     ddelta, dadded, dB, dC = gradients
     dadded = dadded + dy * jnp.sum(B * C, axis=-1, keepdims=True)
-    dB = dB + C * jnp.sum(added * dy, axis=-1, keepdims=True)
-    return dstate, dA.sum(axis=0), (ddelta, dadded, dB, dC, jax.tree.map(jnp.zeros_like, keep))
+    dB = dB + C * jnp.sum(delta * u * dy, axis=-1, keepdims=True)
+    dsteps = ddelta + dadded * u, dadded * delta, dB, dC, jax.tree.map(jnp.zeros_like, keep)
+    return dstate, dA.sum(axis=0), dsteps
 
 
 run_chunks.defvjp(run_chunks_forward, run_chunks_backward)

@@ -1,5 +1,7 @@
 """The plain equations, a step at a time: the implementation that the others are read against."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,7 +20,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
     """Runs `jax.lax.scan` over the steps; reverse mode keeps every state, k b d n floats a step."""
     A = operands.A[:, None]
     B, C = (x.astype(jnp.float32) for x in (operands.B, operands.C))
-    delta = step_size(operands, softplus=options.delta_softplus)
+    delta = step_size(operands, options)
 
     def advance(state, step):
         u, delta, B, C, keep = step
@@ -34,12 +36,14 @@ def scan(operands: Operands, options: Options) -> Outputs:
     return finish(by_row(y, operands, options), operands), jnp.moveaxis(state, 0, 1) if options.final_state else None
 
 
-def step_size(operands: Operands, *, softplus: bool) -> Float[Array, "b l _ d"]:
-    """Returns the step size in float32: delta + delta_bias, through a softplus where asked."""
+def step_size(
+    operands: Operands, options: Options, softplus: Callable[[Array], Array] = jax.nn.softplus
+) -> Float[Array, "b l _ d"]:
+    """Returns the step size in float32: delta + delta_bias, through a softplus, this one, where asked."""
     delta = operands.delta.astype(jnp.float32)
     if operands.delta_bias is not None:
         delta = delta + operands.delta_bias[None, None]
-    return jax.nn.softplus(delta) if softplus else delta
+    return softplus(delta) if options.delta_softplus else delta
 
 
 def by_channel(x: Float[Array, "*b g n"], operands: Operands) -> Float[Array, "*b d n"]:
