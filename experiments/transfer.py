@@ -84,15 +84,13 @@ def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib
         sees = {"in_scene": (target,), "cross_scene": others, "corpus": scenes, "untrained": ()}
         ways = {way: guided_by(config, target, which, workdir) for way, which in sees.items()}
         runs = {way: opened(here, workdir / target.name / way) for way, here in ways.items()}
-        guidance = {way: extraction.features(run) for way, run in runs.items()}
+        features = {way: extraction.diffusion_features(run) for way, run in runs.items()}
+        guidance = {way: (*features[way], *extraction.context_features(run)) for way, run in runs.items()}
         for seed in missing:
-            probabilities = {}
-            for way, here in ways.items():
-                split = configured(here, scene__split__seed=seed, train__seed=seed)
-                run = opened(split, workdir / target.name / way / f"seed_{seed}")
-                probabilities[way] = classify(run, guidance[way])["bdgf"]
-                probabilities[f"probe_{way}"] = probe(run.scene, extraction.diffusion_features(runs[way]))
-            note(record, run, seed, {method: probabilities[method] for method in METHODS})
+            splits = {way: opened_split(here, seed, workdir / target.name / way) for way, here in ways.items()}
+            classified = {way: classify(split, guidance[way])["bdgf"] for way, split in splits.items()}
+            probed = {f"probe_{way}": probe(split.scene, features[way]) for way, split in splits.items()}
+            note(record, splits["in_scene"], seed, classified | probed)
             print(f"{target.name} seed {seed}: {line(record, -1)}", flush=True)
             out.parent.mkdir(parents=True, exist_ok=True)
             write_json(out, results)
@@ -117,6 +115,11 @@ def guided_by(config: Config, target: pathlib.Path, seen: tuple[pathlib.Path, ..
 def opened(config: Config, workdir: pathlib.Path) -> Run:
     """The run of a config of `guided_by`."""
     return open_guided(config, workdir) if config.features.checkpoint else open_run(config, workdir)
+
+
+def opened_split(config: Config, seed: int, workdir: pathlib.Path) -> Run:
+    """The run of such a config on the split of this seed, in a folder of its own."""
+    return opened(configured(config, scene__split__seed=seed, train__seed=seed), workdir / f"seed_{seed}")
 
 
 def pretrained_on(config: Config, seen: tuple[pathlib.Path, ...], workdir: pathlib.Path) -> pathlib.Path:
