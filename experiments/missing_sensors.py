@@ -95,7 +95,8 @@ def compare(config: Config, seeds: range, workdir: pathlib.Path, out: pathlib.Pa
       workdir: of the runs.
       out: results so far, and from now on.
     """
-    record = read_json(out) or {"config": config.to_dict(), "dropout": DROPOUT, "seeds": [], "methods": {}}
+    elsewhere = configured(config, scene__folder=pathlib.Path(config.scene.folder).name)
+    record = read_json(out) or {"config": elsewhere.to_dict(), "dropout": DROPOUT, "seeds": [], "methods": {}}
     for seed in [seed for seed in seeds if seed not in record["seeds"]]:
         found = {}
         for method, (of_ddpm, of_classifier) in METHODS.items():
