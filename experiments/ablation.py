@@ -31,7 +31,7 @@ from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
-from experiments.real_scenes import FIGURES, configured
+from experiments.real_scenes import FIGURES, configured, deviation, record_of, spread
 
 PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
 # Name of the part -> name of the variant -> fields that differ from the default's.
@@ -130,10 +130,7 @@ def ablate(
       out: results so far, and from now on.
     """
     results = read_json(out) or {"scenes": []}
-    record = next((record for record in results["scenes"] if record["scene"] == scene), None)
-    if record is None:
-        record = {"scene": scene, "variants": {}, "subsets": {}}
-        results["scenes"].append(record)
+    record = record_of(results, scene, variants={}, subsets={})
     for name in dict.fromkeys(variants):
         kept = record["variants"].setdefault(name, {"seeds": [], **{figure: [] for figure in FIGURES}})
         missing = [seed for seed in seeds if seed not in kept["seeds"]]
@@ -228,7 +225,7 @@ def table(record: dict) -> str:
         lines += [f"| **{part}** |  |  |  |  |  |"] if present else []
         for name in present:
             kept = record["variants"][name]
-            cells = [f"{100 * np.mean(kept[f]):.1f} ± {100 * deviation(kept[f]):.1f}" for f in FIGURES]
+            cells = [spread(kept[f]) for f in FIGURES]
             difference = differences(record, name)
             cells.append(f"{difference.mean():+.1f} ± {deviation(difference):.1f}" if name != "default" else "")
             test = kept.get("mcnemar")
@@ -242,11 +239,6 @@ def differences(record: dict, name: str) -> np.ndarray:
     variant, default = record["variants"][name], record["variants"]["default"]
     at = [default["seeds"].index(seed) for seed in variant["seeds"]]
     return 100.0 * (np.array(variant["aa"]) - np.array(default["aa"])[at])
-
-
-def deviation(values) -> float:
-    """Standard deviation of a sample, 0 of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def plot(record: dict, path: pathlib.Path) -> None:

@@ -38,7 +38,7 @@ from bdgf_jax.run import Run, open_run, read_json, without, write_json
 from bdgf_jax.scenes.scene import Scene
 from bdgf_jax.voting import voters
 from experiments.baselines import BaselineFeatures, baseline_features
-from experiments.real_scenes import FIGURES, configured
+from experiments.real_scenes import FIGURES, configured, portable, spread
 
 DROPOUT = 0.5
 NOTHING = "nothing"  # is missing
@@ -95,8 +95,7 @@ def compare(config: Config, seeds: range, workdir: pathlib.Path, out: pathlib.Pa
       workdir: of the runs.
       out: results so far, and from now on.
     """
-    elsewhere = configured(config, scene__folder=pathlib.Path(config.scene.folder).name)
-    record = read_json(out) or {"config": elsewhere.to_dict(), "dropout": DROPOUT, "seeds": [], "methods": {}}
+    record = read_json(out) or {"config": portable(config), "dropout": DROPOUT, "seeds": [], "methods": {}}
     for seed in [seed for seed in seeds if seed not in record["seeds"]]:
         found = {}
         for method, (of_ddpm, of_classifier) in METHODS.items():
@@ -159,16 +158,13 @@ def lacking(features: BaselineFeatures, number: int) -> Float[np.ndarray, "n f"]
 
 def table(record: dict) -> str:
     """Mean ± standard deviation of the overall accuracy in per cent, a row a method, as Markdown."""
-    cell = lambda values: (
-        f"{100 * np.mean(values):.1f} ± {100 * (np.std(values, ddof=1) if len(values) > 1 else 0):.1f}"
-    )
     columns = list(next(iter(record["methods"].values())))
     lines = [
         f"| OA, {len(record['seeds'])} seeds, missing: | {' | '.join(columns)} |",
         f"| --- {'| --- ' * len(columns)}|",
     ]
     for method, by_missing in record["methods"].items():
-        lines.append(f"| {method} | {' | '.join(cell(by_missing[missing]['oa']) for missing in columns)} |")
+        lines.append(f"| {method} | {' | '.join(spread(by_missing[missing]['oa']) for missing in columns)} |")
     return "\n".join(lines)
 
 

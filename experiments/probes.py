@@ -47,7 +47,7 @@ from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.scene import LandCover
 from experiments.ddpm_measures import probe_scores
 from experiments.modality_balance import once
-from experiments.real_scenes import configured
+from experiments.real_scenes import configured, deviation, spread
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.7)  # of the DDPM's timesteps, at which features are probed
 QUICK = (0.05, 0.4)
@@ -204,14 +204,9 @@ def table(scene: str, result: Mapping[str, Any]) -> str:
     for level in result["trained"]:
         for net in NETS:
             values = [result[net][level][t]["aa"] for t in timesteps]
-            cells = [f"{100 * np.mean(each):.1f} ± {100 * deviation(each):.1f}" for each in values]
+            cells = [spread(each) for each in values]
             lines.append(f"| {level}, {net} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Standard deviation of a sample, 0 of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def plot(results: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None:
@@ -223,10 +218,10 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None:
         timesteps = result["settings"]["timesteps"]
         for (level, colour), net in [(pair, net) for pair in zip(result["trained"], COLOURS) for net in NETS]:
             values = 100 * np.array([result[net][level][str(t)]["aa"] for t in timesteps])
-            spread = [deviation(each) for each in values]
+            deviations = [deviation(each) for each in values]
             style = {"color": colour, "linestyle": "-" if net == "trained" else "--", "capsize": 2, "marker": "o"}
             panel.errorbar(
-                range(len(timesteps)), values.mean(1), spread, label=f"{level}, {net}", markersize=3.5, **style
+                range(len(timesteps)), values.mean(1), deviations, label=f"{level}, {net}", markersize=3.5, **style
             )
         panel.set(xticks=range(len(timesteps)), xticklabels=timesteps, xlabel="timestep", ylabel="AA, %", title=scene)
         panel.grid(alpha=0.3)

@@ -14,8 +14,11 @@ import dataclasses
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 
@@ -71,11 +74,7 @@ def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out:
       out: results so far, and from now on.
     """
     results = read_json(out) or {"scenes": []}
-    record = next((scene for scene in results["scenes"] if scene["scene"] == name), None)
-    if record is None:
-        elsewhere = configured(config, scene__folder=pathlib.Path(config.scene.folder).name)
-        record = {"scene": name, "config": elsewhere.to_dict(), "seeds": [], "n_train": [], "n_test": [], "methods": {}}
-        results["scenes"].append(record)
+    record = record_of(results, name, config=portable(config), seeds=[], n_train=[], n_test=[], methods={})
     missing = [seed for seed in seeds if seed not in record["seeds"]]
     if not missing:
         return record
@@ -115,7 +114,7 @@ def renew(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: p
     whole = open_run(config, workdir / "scene")
     pretrain(whole)
     guidance = extraction.features(whole)
-    record["config"] = configured(config, scene__folder=pathlib.Path(config.scene.folder).name).to_dict()
+    record["config"] = portable(config)
     for index, seed in enumerate(record["seeds"]):
         if seed not in seeds:
             continue
@@ -153,6 +152,20 @@ def configured(config: Config, **fields) -> Config:
     return changed
 
 
+def portable(config: Config) -> dict[str, Any]:
+    """The config as records keep it: of the scene's folder, its name and not where it lies on this machine."""
+    return configured(config, scene__folder=pathlib.Path(config.scene.folder).name).to_dict()
+
+
+def record_of(results: dict[str, Any], scene: str, **empty: Any) -> dict[str, Any]:
+    """What the results hold of a scene; begun with these entries, and put there, where they hold nothing of it."""
+    record = next((record for record in results["scenes"] if record["scene"] == scene), None)
+    if record is None:
+        record = {"scene": scene, **empty}
+        results["scenes"].append(record)
+    return record
+
+
 def probe(scene: Scene, guidance: tuple[np.ndarray, ...]) -> np.ndarray:
     """Probabilities at the test pixels by a logistic regression on the features of the training pixels, (n, k)."""
     pixels = lambda mask: pixel_features(guidance, scene.masks[mask])
@@ -186,13 +199,22 @@ def line(record: dict, index: int) -> str:
     return "  ".join(f"{method} {100 * figures['aa'][index]:.1f}" for method, figures in record["methods"].items())
 
 
+def deviation(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
+    """Standard deviation of a sample, 0 of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation in per cent."""
+    return f"{100 * np.mean(values):.1f} ± {100 * deviation(values):.1f}"
+
+
 def table(record: dict) -> str:
     """Mean ± standard deviation over the seeds in per cent, best AA first, as Markdown.
 
     The last column compares seed by seed: on how many of the splits BDGF is ahead of the method in AA, and in κ.
     """
     methods, seeds = record["methods"], len(record["seeds"])
-    cell = lambda values: f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1) if len(values) > 1 else 0:.1f}"
     ahead = lambda method, figure: int(np.sum(np.array(methods["bdgf"][figure]) > methods[method][figure]))
     lines = [
         f"| {record['scene']}, {seeds} seeds | OA | AA | κ | bdgf ahead in AA, κ |",
@@ -200,7 +222,7 @@ def table(record: dict) -> str:
     ]
     for method in sorted(methods, key=lambda name: -np.mean(methods[name]["aa"])):
         won = "" if method == "bdgf" else f"{ahead(method, 'aa')}, {ahead(method, 'kappa')}"
-        lines.append(f"| {method} | {' | '.join(cell(methods[method][figure]) for figure in FIGURES)} | {won} |")
+        lines.append(f"| {method} | {' | '.join(spread(methods[method][figure]) for figure in FIGURES)} | {won} |")
     return "\n".join(lines)
 
 

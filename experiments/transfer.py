@@ -25,7 +25,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.fitting import pretrain
 from bdgf_jax.pretrained import open_guided
 from bdgf_jax.run import Run, open_run, read_json, write_json
-from experiments.real_scenes import FIGURES, classify, configured, line, note, probe
+from experiments.real_scenes import FIGURES, classify, configured, line, note, probe, record_of, spread
 
 WAYS = ("in_scene", "cross_scene", "corpus", "untrained")
 METHODS = (*WAYS, *(f"probe_{way}" for way in WAYS))
@@ -73,10 +73,7 @@ def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib
         raise InputError(f"--groups {groups}: two scenes are needed at least, it holds {len(scenes)} folders.")
     results = read_json(out) or {"config": config.to_dict(), "pretraining_steps": config.pretrain.steps, "scenes": []}
     for target in scenes:
-        record = next((record for record in results["scenes"] if record["scene"] == target.name), None)
-        if record is None:
-            record = {"scene": target.name, "seeds": [], "n_train": [], "n_test": [], "methods": {}}
-            results["scenes"].append(record)
+        record = record_of(results, target.name, seeds=[], n_train=[], n_test=[], methods={})
         missing = [seed for seed in seeds if seed not in record["seeds"]]
         if not missing:
             continue
@@ -146,7 +143,6 @@ def table(results: dict) -> str:
     The last column compares split by split: on how many of them a method is ahead of `in_scene` in AA, and a probe of
     `probe_in_scene`.
     """
-    cell = lambda values: f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1) if len(values) > 1 else 0:.1f}"
     lines = []
     for record in results["scenes"]:
         lines += [
@@ -156,7 +152,7 @@ def table(results: dict) -> str:
         for method in METHODS:
             figures, own = record["methods"][method], method.replace(method.removeprefix("probe_"), "in_scene")
             ahead = int((np.array(figures["aa"]) > record["methods"][own]["aa"]).sum())
-            cells = [*(cell(figures[figure]) for figure in FIGURES), "" if method == own else ahead]
+            cells = [*(spread(figures[figure]) for figure in FIGURES), "" if method == own else ahead]
             lines.append(f"| {method} | {' | '.join(map(str, cells))} |")
         lines.append("")
     return "\n".join(lines).rstrip()

@@ -77,5 +77,5 @@ def softplus_by_polynomials(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
 
 def polynomial(coefficients: Sequence[float], x: Float32[Array, "..."]) -> Float32[Array, "..."]:
     """Σ_i c_i x^i by Horner's rule."""
-    *rest, highest = coefficients
-    return functools.reduce(lambda sum_, coefficient: sum_ * x + coefficient, reversed(rest), jnp.full_like(x, highest))
+    *rest, second, highest = coefficients
+    return functools.reduce(lambda sum_, coefficient: sum_ * x + coefficient, reversed(rest), highest * x + second)

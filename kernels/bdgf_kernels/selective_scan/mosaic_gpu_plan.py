@@ -4,7 +4,6 @@
 # pyright: reportCallIssue=false
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -14,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from bdgf_kernels.selective_scan.call import Order, divided, row_of
-from bdgf_kernels.selective_scan.exponentials import LOG2E
+from bdgf_kernels.selective_scan.exponentials import LOG2E, polynomial
 
 LANES = 128
 CHUNK = 16
@@ -129,8 +128,7 @@ def step_size(plan, raw, shift):
         return t
     above = jnp.maximum(t, 0.0)
     e = jnp.exp2(t - 2.0 * above)
-    series = functools.reduce(lambda sum_, coefficient: sum_ * e + coefficient, reversed(LOG2_OF_ONE_PLUS))
-    return above + e * series
+    return above + e * polynomial(LOG2_OF_ONE_PLUS, e)
 
 
 def repeat(count, body, carry):
