@@ -145,8 +145,16 @@ def get_config(size: str = "") -> Any:
             # kernel logistic regression on the pixel's own guidance. share: of it in the prediction, the rest is the
             # branches'; landmarks: pixels that others are likened to, 0 = no such head; gamma: how fast likeness falls
             # off with distance; last_share: of the last level, the context where there is one, in the distance, the
-            # rest is the others'; ridge: how strongly the head is held down, in the loss of a training pixel
-            "direct": {"share": 0.8, "landmarks": 512, "gamma": 2.0, "last_share": 0.5, "ridge": 0.1},
+            # rest is the others'; ridge: how strongly the head is held down, in the loss of a training pixel;
+            # discriminant: how much the logits of a linear discriminant on the last level count beside the kernel's
+            "direct": {
+                "share": 0.8,
+                "landmarks": 512,
+                "gamma": 2.0,
+                "last_share": 0.5,
+                "ridge": 0.1,
+                "discriminant": 0.1,
+            },
             "dtype": "float32",  # of matrix products, not of parameters, norms, scans and losses: float32 | bfloat16
             "rematerialise": False,  # less memory for more time: stages are computed again for their gradients
             "fusion": "mean",  # of the branches: mean of their probabilities | head on all their features

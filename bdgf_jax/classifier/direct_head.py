@@ -15,18 +15,22 @@ from bdgf_jax.classifier.heads import centre_of
 
 SQUASH = 1.5  # standard deviations, beyond which a feature's differences count less and less
 POINTS_TOGETHER, FEATURES_TOGETHER = 64, 16  # distances to 512 landmarks of so many points stay in a core's cache
+FARTHEST = 4.0  # standard deviations, to which the linear discriminant's features are clipped
 
 
 class DirectHead(nnx.Module):
     """Logits of the centre s×s pixels from their likeness to known pixels, the landmarks [ours].
 
-        logits(g) = Σ_j exp(-γ d(g, g_j)) α_j + b,    d(g, h) = Σ_l w_l mean_i |tanh(g_li / 1.5) - tanh(h_li / 1.5)|,
+        logits(g) = Σ_j exp(-γ d(g, g_j)) α_j + δ V g_L + b,
+        d(g, h) = Σ_l w_l mean_i |tanh(g_li / 1.5) - tanh(h_li / 1.5)|,
 
-    with g_li channel i of level l of a pixel's guidance. The Laplace kernel is what a forest of randomly grown trees
+    with g_li channel i of level l of a pixel's guidance, L the last one. The Laplace kernel is what a forest of randomly grown trees
     becomes in the limit (Mondrian forests, arXiv 1606.05241): features count one by one, as trees see them, and the
     hyperbolic tangent keeps one that is far off from counting for more than the others, as thresholds do. The last
-    level has a share of its own, since it is the classical context, unlike the DDPM's levels in kind and number. The
-    head is held down so firmly that it learns little by heart: it speaks for pixels unlike those that the branches were
+    level has a share of its own, since it is the classical context, unlike the DDPM's levels in kind and number. V
+    is the linear discriminant of this level alone, its covariance shrunk as Ledoit and Wolf do: taken to be Gaussian
+    clouds of one shape, classes of a few pixels are told apart better than by likeness to these few. The head is held
+    down so firmly that it learns little by heart: it speaks for pixels unlike those that the branches were
     trained on. `fit` finds its parameters before the branches train, and no gradient reaches them.
 
     Args:
@@ -35,20 +39,31 @@ class DirectHead(nnx.Module):
       landmarks: number m of landmarks.
       gamma: γ, how fast likeness falls off with distance.
       last_share: w of the last level; the others share the rest evenly.
+      discriminant: δ, how much the linear discriminant's logits count; 0 leaves it out.
       centre: side s of the predicted block; odd.
     """
 
     def __init__(
-        self, features: Sequence[int], classes: int, *, landmarks: int, gamma: float, last_share: float, centre: int
+        self,
+        features: Sequence[int],
+        classes: int,
+        *,
+        landmarks: int,
+        gamma: float,
+        last_share: float,
+        discriminant: float,
+        centre: int,
     ):
         self.centre = centre
         self.gamma = gamma
         self.features = tuple(features)
         self.last_share = last_share
+        self.discriminant = discriminant
         self.classes = classes
         # Vectors all, since weight decay pulls at matrices: these are held down already.
         self.landmarks = nnx.Param(jnp.zeros(landmarks * sum(features)))
         self.weights = nnx.Param(jnp.zeros(landmarks * classes))
+        self.slopes = nnx.Param(jnp.zeros(features[-1] * classes))
         self.bias = nnx.Param(jnp.zeros(classes))
 
     def __call__(self, guidance: Sequence[Float[Array, "b p p _ _"]]) -> Float[Array, "b s s k"]:
@@ -56,13 +71,14 @@ class DirectHead(nnx.Module):
         seen = [centre_of(level, self.centre) for level in guidance]
         pixels = jnp.concatenate([level.reshape(*level.shape[:3], -1) for level in seen], axis=-1)
         # Before all else, so that nothing is kept for a gradient that is not wanted.
-        flat, landmarks, weights, bias = jax.lax.stop_gradient(
-            (pixels.astype(jnp.float32), self.landmarks[...], self.weights[...], self.bias[...])
+        values, landmarks, weights, slopes, bias = jax.lax.stop_gradient(
+            (pixels.astype(jnp.float32), *(x[...] for x in (self.landmarks, self.weights, self.slopes, self.bias)))
         )
-        scales = level_scales(self.features, self.last_share)[None]
-        squashed = jnp.tanh(flat.reshape(-1, sum(self.features)) / SQUASH) * scales
+        flat = values.reshape(-1, sum(self.features))
+        squashed = jnp.tanh(flat / SQUASH) * level_scales(self.features, self.last_share)[None]
         likeness = jnp.exp(-self.gamma * manhattan(squashed, landmarks.reshape(-1, sum(self.features))))
         logits = likeness @ weights.reshape(-1, self.classes) + bias[None]
+        logits += jnp.clip(flat[:, -self.features[-1] :], -FARTHEST, FARTHEST) @ slopes.reshape(-1, self.classes)
         return logits.reshape(*pixels.shape[:3], -1)
 
     def fit(
@@ -79,10 +95,11 @@ class DirectHead(nnx.Module):
         Args:
           pixels: features of the training pixels, all levels and timesteps side by side.
           labels: their classes.
-          sample_weights: how much each of them counts.
+          sample_weights: how much each of them counts in the regression; the linear discriminant counts them alike.
           ridge: how strongly the function is held down, in the loss of a training pixel.
           seed: of the share.
         """
+        last = np.clip(pixels[:, -self.features[-1] :].astype(np.float64), -FARTHEST, FARTHEST)
         pixels = np.tanh(pixels.astype(np.float64) / SQUASH) * level_scales(self.features, self.last_share)
         room = self.landmarks.size // sum(self.features)
         landmarks = pixels[np.sort(np.random.default_rng(seed).permutation(len(pixels))[:room])]
@@ -97,6 +114,10 @@ class DirectHead(nnx.Module):
         absent = room - len(landmarks)
         pad = lambda rows: jnp.asarray(np.pad(rows, ((0, absent), (0, 0))).ravel(), jnp.float32)
         self.landmarks[...], self.weights[...] = pad(landmarks), pad(basis @ weights.T)
+        if self.discriminant:
+            slopes, offset = linear_discriminant(last, labels, classes=self.classes)
+            self.slopes[...] = jnp.asarray(self.discriminant * slopes.T.ravel(), jnp.float32)
+            bias = bias + self.discriminant * offset
         self.bias[...] = jnp.asarray(bias, jnp.float32)
 
 
@@ -169,3 +190,31 @@ def ridge_logistic_regression(
     start = np.zeros(classes * (features.shape[1] + 1))
     found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
     return found[:-classes].reshape(classes, -1), found[-classes:]
+
+
+def linear_discriminant(
+    features: Float[np.ndarray, "n f"], labels: Int[np.ndarray, " n"], *, classes: int
+) -> tuple[Float[np.ndarray, "k f"], Float[np.ndarray, " k"]]:
+    """Slopes V and offsets of the logits of Gaussian classes of one shrunk covariance, each as likely as the others.
+
+    A class without a pixel gets the mean of the others' logits, and so says nothing; of a single class nothing is said.
+
+    Args:
+      features: of the training pixels.
+      labels: their classes.
+      classes: number k of classes.
+    """
+    # Half a second of imports, for those who train.
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    known = np.unique(labels)
+    slopes, offsets = np.zeros((classes, features.shape[1])), np.zeros(classes)
+    if len(known) < 2:
+        return slopes, offsets
+    even = np.full(len(known), 1.0 / len(known))
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=even).fit(features, labels)
+    # Of two classes scikit-learn keeps the difference alone.
+    both = (lambda values: np.stack([-values[0] / 2, values[0] / 2])) if len(known) == 2 else np.asarray
+    slopes[:], offsets[:] = both(model.coef_).mean(0), both(model.intercept_).mean(0)
+    slopes[known], offsets[known] = both(model.coef_), both(model.intercept_)
+    return slopes, offsets

@@ -108,6 +108,7 @@ class GuidedClassifier(nnx.Module):
                 landmarks=config.direct.landmarks,
                 gamma=config.direct.gamma,
                 last_share=config.direct.last_share,
+                discriminant=config.direct.discriminant,
                 centre=config.centre,
             )
             if guided and guidance and config.direct.landmarks
@@ -257,6 +258,8 @@ def check(config: Any, guidance: Sequence[tuple[int, int]]) -> None:
         )
     if not 0.0 <= config.direct.last_share <= 1.0:
         raise InputError(f"classifier.direct.last_share is {config.direct.last_share}; expected a share from 0 to 1.")
+    if config.direct.discriminant < 0.0:
+        raise InputError(f"classifier.direct.discriminant is {config.direct.discriminant}; expected 0 or more.")
     if len(guidance) > config.stages:
         raise InputError(
             f"There are {len(guidance)} levels of guidance for {config.stages} stages, so that some would guide none;"

@@ -39,7 +39,7 @@ def config():
             "directions": "four",
             "convolution": "causal",
             "head": "mean",
-            "direct": {"share": 0.75, "landmarks": 0, "gamma": 0.5, "last_share": 0.5, "ridge": 1.0},
+            "direct": {"share": 0.75, "landmarks": 0, "gamma": 0.5, "last_share": 0.5, "ridge": 1.0, "discriminant": 0.1},
             "fusion": "mean",
             "dtype": "float32",
             "rematerialise": False,

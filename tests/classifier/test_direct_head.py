@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from flax import nnx
 from scipy.spatial.distance import cdist
+from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import laplacian_kernel
 
 from bdgf_jax.classifier.direct_head import (
     DirectHead,
     level_scales,
+    linear_discriminant,
     manhattan_at_once,
     manhattan_by_blocks,
     ridge_logistic_regression,
@@ -34,8 +36,9 @@ def regression(samples, weights=None, ridge=4.0):
     return ridge_logistic_regression(features, labels, weights, classes=CLASSES, ridge=ridge)
 
 
-def fitted(samples, landmarks=90, gamma=2.0, ridge=0.3, centre=1):
-    head = DirectHead(LEVELS, CLASSES, landmarks=landmarks, gamma=gamma, last_share=0.25, centre=centre)
+def fitted(samples, landmarks=90, gamma=2.0, ridge=0.3, discriminant=0.0, centre=1):
+    sizes = {"landmarks": landmarks, "gamma": gamma, "last_share": 0.25, "discriminant": discriminant}
+    head = DirectHead(LEVELS, CLASSES, **sizes, centre=centre)
     features, labels = samples
     head.fit(features, labels, np.ones(len(labels), np.float32), ridge=ridge, seed=0)
     return head
@@ -94,6 +97,47 @@ def test_a_level_weighs_its_share_however_many_channels_it_has():
     np.testing.assert_allclose(level_scales([3], 0.5).sum(), 1.0, rtol=1e-6)
 
 
+def logits_of_gaussians(samples):
+    """Log-densities of classes of one covariance, up to what all have in common: the mean of the classes' covariances,
+    each of which Ledoit and Wolf's shrinkage has made of features scaled to variance 1."""
+    features, labels = samples
+    features = features.astype(np.float64)
+    means = np.stack([features[labels == label].mean(0) for label in range(CLASSES)])
+    covariance = np.zeros((features.shape[1],) * 2)
+    for label in range(CLASSES):
+        own = features[labels == label]
+        scale = own.std(0)
+        covariance += scale[:, None] * ledoit_wolf((own - own.mean(0)) / scale)[0] * scale / CLASSES
+    directions = np.linalg.solve(covariance, means.T)
+    return features @ directions - 0.5 * np.einsum("cf,fc->c", means, directions)
+
+
+def test_the_discriminant_is_that_of_gaussian_classes_as_likely_as_each_other(samples):
+    features, labels = samples
+    slopes, offsets = linear_discriminant(features, labels, classes=CLASSES)
+    uncommon = lambda logits: logits - logits.mean(1, keepdims=True)
+    np.testing.assert_allclose(uncommon(features @ slopes.T + offsets), uncommon(logits_of_gaussians(samples)), atol=1e-6)
+
+
+def test_a_class_without_a_pixel_and_a_single_class_say_nothing(samples):
+    features, labels = samples
+    slopes, offsets = linear_discriminant(features[labels != 1], labels[labels != 1], classes=CLASSES)
+    logits = features @ slopes.T + offsets
+    np.testing.assert_allclose(logits[:, 1], (logits[:, 0] + logits[:, 2]) / 2, atol=1e-9)
+    assert (logits[labels != 1][:, [0, 2]].argmax(1) == labels[labels != 1] // 2).mean() > 0.8
+    assert not np.any(linear_discriminant(features[labels == 1], labels[labels == 1], classes=CLASSES)[0])
+
+
+def test_the_heads_logits_gain_its_share_of_the_discriminants_on_the_last_level(samples):
+    features, labels = samples
+    gained = fitted(samples, discriminant=0.5)(as_patches(features)) - fitted(samples)(as_patches(features))
+    last = np.clip(features[:, LEVELS[0] :], -4.0, 4.0)
+    slopes, offsets = linear_discriminant(last, labels, classes=CLASSES)
+    np.testing.assert_allclose(gained[:, 0, 0], 0.5 * (last @ slopes.T + offsets), atol=1e-4)
+    far = as_patches(features + np.float32([0.0] * 6 + [1e6] * 2))
+    assert np.abs(fitted(samples, discriminant=0.5)(far)).max() < 100.0, "what is far off must not have all the say"
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (64, 5, 16), (130, 7, 33)])
 @pytest.mark.parametrize("distance", [manhattan_at_once, manhattan_by_blocks])
 def test_distances_are_scipys_whole_blocks_or_not(distance, shape):
@@ -130,7 +174,7 @@ def test_the_head_reads_the_pixels_of_the_centre_alone(samples):
 
 
 def test_training_leaves_the_head_alone():
-    graph, parameters = nnx.split(DirectHead([4], CLASSES, landmarks=5, gamma=0.5, last_share=0.5, centre=1))
+    graph, parameters = nnx.split(DirectHead([4], CLASSES, landmarks=5, gamma=0.5, last_share=0.5, discriminant=0.1, centre=1))
     level = jnp.ones((2, 1, 1, 1, 4), jnp.bfloat16)
     gradients = jax.grad(lambda parameters: nnx.merge(graph, parameters)([level]).sum())(parameters)
     assert all((gradient == 0).all() for gradient in jax.tree.leaves(gradients))

@@ -130,6 +130,7 @@ def test_the_centre_of_the_patch_is_predicted_densely(config, make, patches, fus
         ({"stages": 1}, "2 levels of guidance for 1 stages"),
         ({"direct": {"share": 1.0}}, r"direct.share is 1.0; expected more than 0 and less than 1"),
         ({"direct": {"last_share": -0.1}}, "direct.last_share is -0.1; expected a share from 0 to 1"),
+        ({"direct": {"discriminant": -0.1}}, "direct.discriminant is -0.1; expected 0 or more"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(config, make, changes, message):

@@ -44,12 +44,12 @@ def derivative(primals, tangents):
 def by_polynomial(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
     """2^x = 2^i 2^f with a whole i: a polynomial in f, and i added to the exponent's bits."""
     x = jnp.clip(x, NOTHING, INFINITE)
-    i = jnp.round(x)
-    f = x - i
-    power = 1.0 + f * polynomial(POWER_OF_2, f)
     bits = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.int32)
-    exponent = jnp.left_shift(bits(i + LOW_BITS_ARE_AN_INTEGER), 23)
-    return jax.lax.bitcast_convert_type(bits(power) + exponent, jnp.float32)
+    number = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.float32)
+    i = bits(x + LOW_BITS_ARE_AN_INTEGER) | 0x40000000
+    f = x - (number(i) - LOW_BITS_ARE_AN_INTEGER)
+    power = 1.0 + f * polynomial(POWER_OF_2, f)
+    return number(bits(power) + jnp.left_shift(i, 23))
 
 
 @jax.custom_jvp
