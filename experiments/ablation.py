@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
     "guides": {
         "no features": {"features__source": "none"},
         "no context": {"features__context__components": 0},
-        "neither": {"features__source": "none", "features__context__components": 0},
+        "no features, no context": {"features__source": "none", "features__context__components": 0},
         "untrained U-Net": {"features__source": "untrained"},
         "one draw of noise": {"features__draws": 1},
         "coarsest level": {"features__levels": (0,)},
@@ -58,6 +58,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
         "CNN, transformer": {"classifier__branches": ("cnn", "transformer")},
         "Mamba, transformer": {"classifier__branches": ("mamba", "transformer")},
         "no direct head": {"classifier__direct__landmarks": 0},
+        "no linear discriminant": {"classifier__direct__discriminant": 0.0},
     },
     "guidance": {
         "all by concatenation": PLAIN,
@@ -67,7 +68,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
         "transformer by concatenation": {"classifier__guidance__transformer": "concatenation"},
     },
     "mutual learning": {
-        "none": {"classifier__mutual__entropy": 0.0, "classifier__mutual__similarity": 0.0},
+        "no mutual learning": {"classifier__mutual__entropy": 0.0, "classifier__mutual__similarity": 0.0},
         "entropy only": {"classifier__mutual__similarity": 0.0},
         "similarity only": {"classifier__mutual__entropy": 0.0},
         "relational similarity": {"classifier__mutual__kind": "relational"},
