@@ -188,6 +188,10 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
             run = open_guided(config, workdir, force=options.force, without=without)
         else:
             run = open_run(config, workdir, force=options.force, without=without)
+    if options.command in ("run", "train"):
+        from bdgf_jax.fitting import check_training
+
+        check_training(run)
     trains = options.command in ("run", "pretrain", "features", "train")
     if trains and config.features.checkpoint:
         print(f"The DDPM is that of {config.features.checkpoint}.")

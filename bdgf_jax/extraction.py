@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from bdgf_jax import networks
 from bdgf_jax.configuration import Config
+from bdgf_jax.diffusion.denoiser import Denoiser
 from bdgf_jax.diffusion.features import (
     FeatureStatistics,
     even_tile,
@@ -30,7 +31,7 @@ from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, read_json, write_json
-from bdgf_jax.scenes.context import context_maps
+from bdgf_jax.scenes.context import context_maps, map_count
 from bdgf_jax.scenes.feature_files import read_feature_maps
 from bdgf_jax.scenes.patches import gather
 
@@ -92,6 +93,31 @@ def diffusion_features(run: Run) -> tuple[Float[np.ndarray, "h w t _"], ...]:
         _save_statistics(run.workdir / FEATURE_STATISTICS, config.levels, statistics)
     write_json(folder / "features.json", {"fingerprint": current, "seconds": time.monotonic() - began})
     return levels
+
+
+def feature_shapes(run: Run) -> tuple[Any, ...]:
+    """Levels as those of `features`, of which no more is known than their shapes: nothing is computed for them.
+
+    Raises:
+      InputError: as of `diffusion_features`, for what the config asks.
+    """
+    config, context = run.config.features, run.config.features.context
+    of = lambda *axes, dtype=jnp.float32: jax.ShapeDtypeStruct((*run.scene.shape, *axes), dtype)
+    levels: tuple[Any, ...] = ()
+    if config.source in ("ddpm", "untrained"):
+        denoiser = nnx.eval_shape(lambda: Denoiser(run.config.diffusion, modalities=run.channels, rngs=nnx.Rngs(0)))
+        graph, parameters = nnx.split(denoiser)
+        arrays = {
+            "images": {name: of(count) for name, count in run.channels.items()},
+            "valid": {name: of(dtype=bool) for name in run.channels},
+            "noise": {name: of(config.draws, count) for name, count in run.channels.items()},
+        }
+        centre = jax.ShapeDtypeStruct((2,), jnp.int32)
+        of_tile = jax.eval_shape(feature_program(run.config, graph, scene_tile(run)), parameters, arrays, centre)
+        levels = tuple(of(*level.shape[-2:], dtype=level.dtype) for level in of_tile)
+    elif config.source != "none":
+        levels = read_feature_maps(config.source, run.scene.valid)
+    return (*levels, *([of(1, map_count(run.channels, **context))] if context.components else []))
 
 
 def context_features(run: Run) -> tuple[Float[np.ndarray, "h w 1 c"], ...]:

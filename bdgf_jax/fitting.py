@@ -28,7 +28,7 @@ from bdgf_jax.scenes.statistics import BandTransform
 from bdgf_jax.training.batches import Samples
 from bdgf_jax.training.distributed import first_before_others
 from bdgf_jax.training.loop import fit
-from bdgf_jax.training.mesh import make_mesh
+from bdgf_jax.training.mesh import check_batch_size, make_mesh
 from bdgf_jax.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -151,6 +151,35 @@ def train(run: Run, guidance: tuple[np.ndarray, ...]) -> nnx.State:
     ).ema
 
 
+def check_training(run: Run) -> None:
+    """Refuses what `train` would refuse, in a second and before anything has been computed for it.
+
+    Raises:
+      InputError: as of `train`.
+    """
+    config = run.config
+    watched_masks(run)
+    training_pixels(run)
+    networks.seeds(config)
+    check_batch_size(config.train.batch_size, make_mesh(config.mesh.to_dict()))
+    classifier = nnx.eval_shape(networks.initialiser(run, extraction.feature_shapes(run)), jax.random.key(0))
+    classification_objective(nnx.graphdef(classifier), config.classifier, config.train, gather=gather)
+
+
+def training_pixels(run: Run) -> Int[np.ndarray, "n 2"]:
+    """Rows and columns of the pixels that are learnt from.
+
+    Raises:
+      InputError: there is none.
+    """
+    pixels = run.scene.centres("train")
+    if not len(pixels):
+        raise InputError(
+            "the scene has no training pixel: check scene.labels and scene.split (`bdgf inspect` shows them)."
+        )
+    return pixels
+
+
 def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
     """The training of the classifier, from its beginning; its direct head is fitted already.
 
@@ -163,12 +192,7 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
     Raises:
       InputError: there is no training pixel, or the config asks for something that does not exist or does not fit.
     """
-    config, scene = run.config, run.scene
-    candidates = scene.centres("train")
-    if not len(candidates):
-        raise InputError(
-            "the scene has no training pixel: check scene.labels and scene.split (`bdgf inspect` shows them)."
-        )
+    config, scene, candidates = run.config, run.scene, training_pixels(run)
     labels = np.where(scene.masks["train"], scene.labels, -1).astype(np.int32)
     graph, parameters = networks.build(run, guidance)
     sets = guidance_sets(run, guidance)

@@ -1,13 +1,14 @@
 """The two networks of a run: built as they start, and loaded as they were trained."""
 
 import pathlib
-from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from bdgf_jax.classifier.model import GuidedClassifier
 from bdgf_jax.configuration import Config
@@ -62,16 +63,25 @@ def denoiser(run: Trained) -> tuple[nnx.GraphDef, nnx.State]:
     return graph, _load(run, "pretrain", parameters, "last")
 
 
-def build(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
-    """The classifier as it starts, split into graph and parameters; of several seeds these have a leading axis."""
-    create = lambda key: GuidedClassifier(
+def initialiser(run: Trained, guidance: Sequence[Any]) -> Callable[[Array], GuidedClassifier]:
+    """(key) -> the run's classifier as it starts.
+
+    Args:
+      run: of the classifier.
+      guidance: by level; only their shapes count.
+    """
+    return lambda key: GuidedClassifier(
         run.config.classifier,
         modalities=run.channels,
         guidance=[level.shape[-2:] for level in guidance],
         classes=len(run.classes),
         rngs=nnx.Rngs(key),
     )
-    created = nnx.jit(create)
+
+
+def build(run: Trained, guidance: tuple[np.ndarray, ...]) -> tuple[nnx.GraphDef, nnx.State]:
+    """The classifier as it starts, split into graph and parameters; of several seeds these have a leading axis."""
+    created = nnx.jit(initialiser(run, guidance))
     # RBG keys: threefry's code, unrolled for every weight, takes four times as long to compile. Under vmap they would
     # give other numbers than one by one.
     members = [nnx.split(created(jax.random.key(seed, impl="rbg"))) for seed in seeds(run.config)]

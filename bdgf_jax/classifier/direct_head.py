@@ -24,14 +24,17 @@ class DirectHead(nnx.Module):
         logits(g) = Σ_j exp(-γ d(g, g_j)) α_j + δ V g_L + b,
         d(g, h) = Σ_l w_l mean_i |tanh(g_li / 1.5) - tanh(h_li / 1.5)|,
 
-    with g_li channel i of level l of a pixel's guidance, L the last one. The Laplace kernel is what a forest of randomly grown trees
-    becomes in the limit (Mondrian forests, arXiv 1606.05241): features count one by one, as trees see them, and the
-    hyperbolic tangent keeps one that is far off from counting for more than the others, as thresholds do. The last
-    level has a share of its own, since it is the classical context, unlike the DDPM's levels in kind and number. V
-    is the linear discriminant of this level alone, its covariance shrunk as Ledoit and Wolf do: taken to be Gaussian
-    clouds of one shape, classes of a few pixels are told apart better than by likeness to these few. The head is held
-    down so firmly that it learns little by heart: it speaks for pixels unlike those that the branches were
-    trained on. `fit` finds its parameters before the branches train, and no gradient reaches them.
+    with g_li channel i of level l of a pixel's guidance, L the last level.
+
+    The Laplace kernel is what a forest of randomly grown trees becomes in the limit (Mondrian forests, arXiv
+    1606.05241): features count one by one, as trees see them, and the hyperbolic tangent keeps one that is far off from
+    counting for more than the others, as thresholds do. The last level has a share of its own, since it is the
+    classical context, unlike the DDPM's levels in kind and number. V is the linear discriminant on this level alone:
+    where likeness to the few known pixels of a class says little, their mean and the shape that all classes share may
+    say more.
+
+    The head is held down so firmly that it learns little by heart: it speaks for pixels unlike those that the branches
+    were trained on. `fit` finds its parameters before the branches train, and no gradient reaches them.
 
     Args:
       features: of a pixel at each level, all timesteps together.

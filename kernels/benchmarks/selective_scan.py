@@ -131,9 +131,10 @@ def peers() -> tuple[ModuleType, ...]:
 
 
 def device() -> str:
-    """Names the device that is measured."""
+    """Names the device that is measured, a CPU with its cores, and the flags that XLA was given."""
     kind = jax.devices()[0].device_kind
-    return f"{kind}, cores: {len(os.sched_getaffinity(0))}" if jax.default_backend() == "cpu" else kind
+    cores = [f"cores: {len(os.sched_getaffinity(0))}"] if jax.default_backend() == "cpu" else []
+    return ", ".join([kind, *cores, *os.environ.get("XLA_FLAGS", "").split()])
 
 
 def here() -> tuple[str, ...]:

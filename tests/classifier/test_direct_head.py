@@ -116,7 +116,8 @@ def test_the_discriminant_is_that_of_gaussian_classes_as_likely_as_each_other(sa
     features, labels = samples
     slopes, offsets = linear_discriminant(features, labels, classes=CLASSES)
     uncommon = lambda logits: logits - logits.mean(1, keepdims=True)
-    np.testing.assert_allclose(uncommon(features @ slopes.T + offsets), uncommon(logits_of_gaussians(samples)), atol=1e-6)
+    expected = uncommon(logits_of_gaussians(samples))
+    np.testing.assert_allclose(uncommon(features @ slopes.T + offsets), expected, atol=1e-6)
 
 
 def test_a_class_without_a_pixel_and_a_single_class_say_nothing(samples):
@@ -174,7 +175,8 @@ def test_the_head_reads_the_pixels_of_the_centre_alone(samples):
 
 
 def test_training_leaves_the_head_alone():
-    graph, parameters = nnx.split(DirectHead([4], CLASSES, landmarks=5, gamma=0.5, last_share=0.5, discriminant=0.1, centre=1))
+    head = DirectHead([4], CLASSES, landmarks=5, gamma=0.5, last_share=0.5, discriminant=0.1, centre=1)
+    graph, parameters = nnx.split(head)
     level = jnp.ones((2, 1, 1, 1, 4), jnp.bfloat16)
     gradients = jax.grad(lambda parameters: nnx.merge(graph, parameters)([level]).sum())(parameters)
     assert all((gradient == 0).all() for gradient in jax.tree.leaves(gradients))

@@ -21,7 +21,9 @@ LOG_OF_ONE_PLUS = (
 NOTHING, INFINITE = -127.0, 128.0
 """Where a power of 2 is no normal float32 any more: it counts as zero there, and as infinite here."""
 LOW_BITS_ARE_AN_INTEGER = 1.5 * 2**23
-"""Added to a small whole number, leaves it in the low bits of the sum."""
+"""Added to a small number, rounds it to a whole one and leaves that in the low bits of the sum."""
+SET_ANYWAY = 0x40000000
+"""A bit of every such sum. Setting it again keeps compilers from cancelling the sum against the difference after it."""
 
 
 @jax.custom_jvp
@@ -46,7 +48,7 @@ def by_polynomial(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
     x = jnp.clip(x, NOTHING, INFINITE)
     bits = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.int32)
     number = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.float32)
-    i = bits(x + LOW_BITS_ARE_AN_INTEGER) | 0x40000000
+    i = bits(x + LOW_BITS_ARE_AN_INTEGER) | SET_ANYWAY
     f = x - (number(i) - LOW_BITS_ARE_AN_INTEGER)
     power = 1.0 + f * polynomial(POWER_OF_2, f)
     return number(bits(power) + jnp.left_shift(i, 23))
