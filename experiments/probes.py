@@ -212,7 +212,7 @@ def table(scene: str, result: Mapping[str, Any]) -> str:
 def plot(results: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None:
     """A panel a scene: AA against the timestep, one colour a level, trained solid, untrained dashed."""
     figure, axes = plt.subplots(
-        1, len(results), figsize=(1.0 + 4.0 * len(results), 3.6), layout="constrained", squeeze=False
+        1, len(results), figsize=(2.2 + 4.0 * len(results), 3.6), layout="constrained", squeeze=False
     )
     for (scene, result), panel in zip(results.items(), axes[0]):
         timesteps = result["settings"]["timesteps"]
@@ -225,7 +225,7 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None:
             )
         panel.set(xticks=range(len(timesteps)), xticklabels=timesteps, xlabel="timestep", ylabel="AA, %", title=scene)
         panel.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=7)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     figure.savefig(path, dpi=160)
     plt.close(figure)
 
