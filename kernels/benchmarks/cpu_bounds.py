@@ -1,14 +1,17 @@
 """What bounds the scan on a CPU, measured apart: `taskset -c 0 python -m benchmarks.cpu_bounds`.
 
 For as many elements (b, l, d, n) as a call has, and in loops over as many steps: exponentials alone, as XLA has them
-and by the polynomial of ours; the state read and written alone; and the passes of `chunked` in whole. All take turns.
+and by the polynomial of ours; the state read and written alone; softplus of every step size; and the passes of
+`chunked` in whole, the forward pass also with XLA's exponential in place of the polynomial. All take turns.
 """
 
 import argparse
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from bdgf_kernels.selective_scan.exponentials import power_of_2
+from bdgf_kernels.selective_scan import chunked
+from bdgf_kernels.selective_scan.exponentials import power_of_2, softplus
 from bdgf_kernels.selective_scan.shapes import SHAPES, Shape
 
 from benchmarks import timing
@@ -27,11 +30,16 @@ def parts(shape: Shape, given: dict[str, jax.Array]) -> dict:
 
         return jax.jit(program)
 
+    with mock.patch.object(chunked, "power_of_2", jnp.exp2):
+        with_xlas_own = passes("chunked")["forward"].lower(given).compile()
+
     return {
         "exponentials, XLA's own": each_step(lambda _, delta: jnp.exp(delta * rates[None])),
         "exponentials by the polynomial": each_step(lambda _, delta: power_of_2(delta * rates[None])),
         "the state read and written": each_step(lambda state, delta: state * delta + 1.0),
-        **{f"chunked, {kind}": run for kind, run in passes("chunked").items()},
+        "softplus of the step sizes": jax.jit(lambda given: softplus(given["delta"] + given["delta_bias"])),
+        "forward, XLA's exponentials": with_xlas_own,
+        **{f"{kind}, the default": run for kind, run in passes("chunked").items()},
     }
 
 
@@ -48,7 +56,7 @@ def main() -> None:
     for name, taken in timing.interleaved(timers, options.repeats).items():
         lower, median, upper = timing.quartiles(taken)
         each = f"{1e6 * median / shape.elements:6.2f} ns an element"
-        print(f"{name:32} {lower:8.2f} {median:8.2f} {upper:8.2f} ms {each}, fastest {min(taken):.2f} ms")
+        print(f"{name:34} {lower:8.2f} {median:8.2f} {upper:8.2f} ms {each}, fastest {min(taken):.2f} ms")
 
 
 if __name__ == "__main__":
