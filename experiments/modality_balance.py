@@ -66,7 +66,7 @@ QUICK_SIZE = {
     "features.draws": 1,
     "features.timesteps": (5,),
 }
-COLOURS = ("#2b7bba", "#b3322c", "#5a8f3c", "#8a5fa8", "#c08a2d", "#555555")
+COLOURS = ("#2b7bba", "#b3322c", "#5a8f3c", "#8a5fa8", "#c08a2d", "#555555", "#d684b8")
 
 
 def main() -> int:
