@@ -21,7 +21,7 @@ from bdgf_jax.evaluation.literature_protocol import selected_on_test
 from bdgf_jax.evaluation.maps import read_absent, read_map_of, read_shares
 from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.evaluation.pictures import crop_centres
-from bdgf_jax.evaluation.report import write_report
+from bdgf_jax.evaluation.report import Drawings, write_report
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.patches import gather
@@ -144,7 +144,7 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
     """
     prediction = read_map_of(run.scene, map_file or run.workdir / mapping.MAP)
     confidence, disagreement = read_certainty(run, map_file)
-    samples, crops = _samples(run) if run.config.features.source == "ddpm" else ({}, {})
+    drawings = _drawings(run) if run.config.features.source == "ddpm" else Drawings()
     path = run.workdir / "report.html"
     write_report(
         path,
@@ -155,8 +155,7 @@ def report(run: Run, metrics: dict[str, Any], map_file: pathlib.Path | None = No
         metrics=metrics,
         pretrain_log=_read_log(run, "pretrain"),
         train_log=_read_log(run, "train"),
-        samples=samples,
-        crops=crops,
+        drawings=drawings,
         config=run.config.to_dict(),
         notes=[tell(metrics[about]) for about, tell in NOTES.items() if metrics[about]],
     )
@@ -182,27 +181,35 @@ NOTES: dict[str, Callable[[Any], str]] = {"without": told_absent, "vote": told_v
 """What a report says of how a map was made, by the metric that knows it."""
 
 
-def _samples(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images drawn from the DDPM, and real crops of the same size, both in the sensors' own units."""
+def _drawings(run: Run) -> Drawings:
+    """Draws from the DDPM: places that do not exist, and, where there are several modalities, what all but the second
+    look like at real places of which the DDPM sees the second alone."""
     config, count, side = run.config, run.config.report.samples, run.config.pretrain.crop
     graph, parameters = networks.denoiser(run)
-    drawn = jax.jit(
-        lambda parameters, key: sample(
-            nnx.merge(graph, parameters),
-            noise_schedule(config.diffusion.schedule, config.diffusion.timesteps),
-            target=config.diffusion.target,
-            shape=(count, side, side),
-            channels=run.channels,
-            key=key,
-            steps=config.report.sampling_steps,
-        )
-    )(parameters, jax.random.key(config.pretrain.seed))
+    settings = {
+        "target": config.diffusion.target,
+        "shape": (count, side, side),
+        "channels": run.channels,
+        "steps": config.report.sampling_steps,
+    }
+
+    @jax.jit
+    def draw(parameters, key, given):
+        schedule = noise_schedule(config.diffusion.schedule, config.diffusion.timesteps)
+        return sample(nnx.merge(graph, parameters), schedule, key=key, given=given, **settings)
+
     centres = jnp.asarray(crop_centres(run.scene.valid, side=side, count=count))
     real = gather(jax.tree.map(jnp.asarray, run.images), centres, side)
+    key = jax.random.key(config.pretrain.seed)
     units = lambda images: {
         name: invert_band_transform(run.transforms[name], np.asarray(images[name])) for name in run.scene.modalities
     }
-    return units(drawn), units(real)
+    crops, samples = units(real), units(draw(parameters, key, {}))
+    if len(crops) < 2:
+        return Drawings(crops, samples)
+    seen = list(crops)[1]
+    translated = units(draw(parameters, key, {seen: real[seen]}))
+    return Drawings(crops, samples, seen, {name: image for name, image in translated.items() if name != seen})
 
 
 def _read_log(run: Run, stretch: str) -> list[dict[str, Any]]:

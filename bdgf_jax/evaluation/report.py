@@ -24,6 +24,26 @@ from bdgf_jax.scenes.scene import LandCover, Modality, Scene, class_counts
 MOST_SAMPLES = 8
 KINDS = {"sar": "SAR"}
 
+Images = Mapping[str, Float[np.ndarray, "_ _ _ _"]]
+"""Several images of each modality, in the sensors' units, all bands; the ith of all modalities show one place."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawings:
+    """What was drawn from the DDPM, and real crops beside it; nothing where none was trained.
+
+    Attributes:
+      crops: of the scene.
+      samples: places that do not exist.
+      seen: the modality of which the real crops were shown to the DDPM, for
+      translated: what it drew of the others.
+    """
+
+    crops: Images = dataclasses.field(default_factory=dict)
+    samples: Images = dataclasses.field(default_factory=dict)
+    seen: str = ""
+    translated: Images = dataclasses.field(default_factory=dict)
+
 
 def write_report(
     path: Path,
@@ -35,8 +55,7 @@ def write_report(
     metrics: Mapping[str, Any],
     pretrain_log: Sequence[Mapping[str, Any]],
     train_log: Sequence[Mapping[str, Any]],
-    samples: Mapping[str, Float[np.ndarray, "_ _ _ _"]],
-    crops: Mapping[str, Float[np.ndarray, "_ _ _ _"]],
+    drawings: Drawings,
     config: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> None:
@@ -51,8 +70,7 @@ def write_report(
       metrics: what `metrics.json` holds.
       pretrain_log: lines of the pre-training log; of their terms "loss/…", "masking/…" and "skill/…" are drawn.
       train_log: lines of the classifier's log; "loss/…" and "validation/…" are drawn.
-      samples: images drawn from the DDPM in the sensors' units, all bands, by modality; none if it was not trained.
-      crops: real crops likewise; the ith crops of all modalities show one place, as do the ith samples.
+      drawings: images drawn from the DDPM, and real ones; none if it was not trained.
       config: the resolved configuration.
       notes: remarks for the reader, shown before those that were found while the scene was read.
     """
@@ -96,7 +114,9 @@ def write_report(
             _chart(train_log, "loss", "Loss of each branch and of their agreement"),
             _chart(train_log, "validation", "Accuracy on validation pixels"),
         ],
-        samples=_sample_rows(scene, crops, samples),
+        samples=_strips(scene, drawings.crops, drawings.samples),
+        seen=drawings.seen,
+        translated=_strips(scene, drawings.crops, drawings.translated),
         seconds=_stretches(metrics["seconds"], metrics["peak_bytes"]),
         config="\n".join(_config_lines(config)),
         remarks=[*notes, *(f"{finding.subject}: {finding.message}" for finding in scene.findings)],
@@ -301,15 +321,13 @@ def _chart(log: Sequence[Mapping[str, Any]], prefix: str, title: str) -> dict[st
     }
 
 
-def _sample_rows(
-    scene: Scene,
-    crops: Mapping[str, Float[np.ndarray, "_ _ _ _"]],
-    samples: Mapping[str, Float[np.ndarray, "_ _ _ _"]],
-) -> list[dict[str, Any]]:
+def _strips(scene: Scene, crops: Images, drawn: Images) -> list[dict[str, Any]]:
+    """For each modality that was drawn, real crops and what was drawn, as pictures."""
     rows = []
-    for name, drawn in samples.items():
-        real, drawn = pictures.sample_pictures(scene.modalities[name], crops[name][:MOST_SAMPLES], drawn[:MOST_SAMPLES])
-        rows.append({"name": name, "real": [*map(pictures.data_uri, real)], "drawn": [*map(pictures.data_uri, drawn)]})
+    for name, images in drawn.items():
+        both = pictures.sample_pictures(scene.modalities[name], crops[name][:MOST_SAMPLES], images[:MOST_SAMPLES])
+        real, drawn_pictures = (list(map(pictures.data_uri, each)) for each in both)
+        rows.append({"name": name, "real": real, "drawn": drawn_pictures})
     return rows
 
 

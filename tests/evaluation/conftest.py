@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from bdgf_jax.evaluation.assessment import assess
+from bdgf_jax.evaluation.report import Drawings
 from bdgf_jax.scenes.scene import Georeference, LandCover, Modality, Scene
 
 CLASSES = (LandCover("water", "#2b6cb0"), LandCover("<b>&", "#4a8f3c"), LandCover("roof", "#b5482a"))
@@ -51,6 +52,7 @@ def report(scene):
     shares = {"confidence": probabilities.max(-1), "disagreement": rng.random(scene.shape, np.float32)}
     seconds = {"pretrain": 75.0, "features": 3.25, "train": 7300.0, "predict": None}
     crops = {name: rng.normal(size=(8, 8, 8, m.image.shape[-1])) for name, m in scene.modalities.items()}
+    seen = list(crops)[1]
     return {
         "scene": scene,
         "prediction": prediction,
@@ -69,8 +71,7 @@ def report(scene):
             {"step": i, "loss": 1.0, "loss/msi": 1 / (i + 1), "masking/msi": 0.2, "skill/msi": 0.5} for i in range(9)
         ],
         "train_log": [{"step": i, "loss/cnn": 1 / (i + 1), "validation/oa": 0.5} for i in range(9)],
-        "samples": crops,
-        "crops": crops,
+        "drawings": Drawings(crops, crops, seen, {name: crops[name] for name in crops if name != seen}),
         "config": {"train": {"steps": 400, "folder": "http://example.org/<script>"}, "seed": 3},
         "notes": ["<script>alert(1)</script>"],
     }

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from bdgf_jax.evaluation.assessment import assess
-from bdgf_jax.evaluation.report import count, duration, percent, write_report
+from bdgf_jax.evaluation.report import Drawings, count, duration, percent, write_report
 from bdgf_jax.scenes.scene import Finding, Source
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "line", "polyline"}
@@ -94,8 +94,9 @@ def test_every_map_modality_and_sample_is_pictured(tmp_path, report):
         "Training, validation",
     ):
         assert sum(image.startswith(start) for image in images) == 1
-    assert sum(image.startswith("real ") for image in images) == 24
-    assert sum(image.startswith("drawn ") for image in images) == 24
+    assert sum(image.startswith("real ") for image in images) == 3 * 8 + 2 * 8
+    assert sum(image.startswith("drawn from sar ") for image in images) == 2 * 8
+    assert sum(image.startswith("drawn ") for image in images) == 3 * 8 + 2 * 8
 
 
 def test_a_map_from_elsewhere_has_no_confidence(tmp_path, report):
@@ -129,7 +130,7 @@ def test_both_stages_have_their_curves(tmp_path, report):
 
 
 def test_a_run_without_diffusion_says_so(tmp_path, report):
-    page = Page(written(tmp_path, report | {"pretrain_log": [], "samples": {}, "crops": {}}))
+    page = Page(written(tmp_path, report | {"pretrain_log": [], "drawings": Drawings()}))
     assert page.sections == SECTIONS
     assert "No diffusion model was trained" in page.text
     assert "None were drawn" in page.text
