@@ -44,7 +44,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.progress import progress
 from bdgf_jax.run import open_run, read_json, write_json
 from experiments.ddpm_measures import SPLITS, fused_accuracy, measure, programs
-from experiments.real_scenes import configured
+from experiments.real_scenes import configured, deviation
 
 REDUCED = {
     "diffusion.width": 16,
@@ -237,8 +237,7 @@ def spread(values: Sequence[float], scale: float, digits: int) -> str:
     """Mean ± standard deviation, or nothing of nothing."""
     if not values:
         return ""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return f"{scale * float(np.mean(values)):.{digits}f} ± {scale * deviation:.{digits}f}"
+    return f"{scale * float(np.mean(values)):.{digits}f} ± {scale * deviation(values):.{digits}f}"
 
 
 def plot(results: Mapping[str, Mapping[str, dict]], path: pathlib.Path) -> None:

@@ -140,13 +140,15 @@ def apart(x: Shaped[Array, "..."], axis: int) -> list[Shaped[Array, "..."]]:
 Outputs = tuple[Float[Array, "b l c"], Float[Array, "b k d n"] | None]
 
 
+def in_orders(x: Shaped[Array, "b l kx *rest"], options: Options) -> list[Shaped[Array, "b l *rest"]]:
+    """The rows of each scan in its own order; an array with one entry for all scans is repeated."""
+    entries = apart(x, 2)
+    return [jax.vmap(order.arrange)(entries[min(i, len(entries) - 1)]) for i, order in enumerate(options.orders)]
+
+
 def by_step(x: Shaped[Array, "b l kx *rest"], options: Options) -> Shaped[Array, "l k b *rest"]:
-    """Puts steps first, in each scan's own order; an array with one entry for all scans is repeated."""
-    x = jnp.moveaxis(x, 0, 2)
-    entries = apart(x, 1)
-    return jnp.stack(
-        [order.arrange(entries[min(i, len(entries) - 1)]) for i, order in enumerate(options.orders)], axis=1
-    )
+    """Puts steps first, in each scan's own order."""
+    return jnp.stack([jnp.moveaxis(rows, 0, 1) for rows in in_orders(x, options)], axis=1)
 
 
 def by_row(y: Float[Array, "l k b d"], operands: Operands, options: Options) -> Float[Array, "b l c"]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, apart, by_row, by_scan, sizes
+from bdgf_kernels.selective_scan.call import Operands, Options, Outputs, by_row, by_scan, in_orders, sizes
 from bdgf_kernels.selective_scan.exponentials import LOG2E, power_of_2, softplus
 from bdgf_kernels.selective_scan.reference import finish, first_state, step_size
 
@@ -39,8 +39,7 @@ def scan(operands: Operands, options: Options) -> Outputs:
 
     def rows_of(x, groups):
         """Rows b l k' (g ·) in each scan's order, (k g) b l ·. No axis moves where there is one scan of one group."""
-        entries = apart(x, 2)
-        scans = [jax.vmap(order.arrange)(entries[min(i, len(entries) - 1)]) for i, order in enumerate(options.orders)]
+        scans = in_orders(x, options)
         if not several:
             return scans[0].reshape(b, length, -1)
         together = jnp.stack(scans).reshape(k, b, length, groups, -1)
