@@ -22,6 +22,7 @@ CHECKOUT = pathlib.Path(__file__).parent.parent / "configs"
 SIZES = ("", "tiny", "paper")
 # What the size `paper` changes: everything that the abstract of arXiv 2509.23310 names is on, and what is ours is off.
 PAPER = {
+    "features.timesteps": (50, 100, 400),
     "features.draws": 1,
     "features.levels": (0, 1, 2),
     "features.context.components": 0,

@@ -21,6 +21,7 @@ def get_config(size: str = ""):
     config.pretrain.steps = 40_000
     config.pretrain.batch_size = 64
     config.pretrain.learning_rate = 2e-4
+    config.features.timesteps = (50, 100, 400)
     config.features.levels = (0, 1, 2)
     config.classifier.width = 176
     config.classifier.state = 16

@@ -106,7 +106,7 @@ def get_config(size: str = "") -> Any:
             # the DDPM of another run, of the same modalities and bands, instead of one that is pre-trained now: its
             # --workdir, a folder from `bdgf export`, or one of its checkpoints. `diffusion` and statistics are its own
             "checkpoint": "",
-            "timesteps": (50, 100, 400),
+            "timesteps": (400,),  # some of diffusion.timesteps; each costs as much as the first
             "draws": 4,  # of noise, whose features are averaged
             "levels": (0, 1),  # of the decoder, coarsest first
             "tile": 128,  # the scene is passed through the DDPM in equal tiles of at most this side …

@@ -31,7 +31,7 @@ from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
-from experiments.real_scenes import FIGURES, configured, deviation, record_of, spread
+from experiments.real_scenes import FIGURES, configured, deviation, of_split, record_of, spread
 
 PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
 # Name of the part -> name of the variant -> fields that differ from the default's.
@@ -47,8 +47,9 @@ VARIANTS: dict[str, dict[str, dict]] = {
         "middle level": {"features__levels": (1,)},
         "all levels": {"features__levels": (0, 1, 2)},
         "timestep 50": {"features__timesteps": (50,)},
-        "timestep 400": {"features__timesteps": (400,)},
-        "timesteps 50, 200, 400, 600": {"features__timesteps": (50, 200, 400, 600)},
+        "timestep 200": {"features__timesteps": (200,)},
+        "timestep 600": {"features__timesteps": (600,)},
+        "timesteps 50, 100, 400": {"features__timesteps": (50, 100, 400)},
     },
     "branches": {
         "CNN": {"classifier__branches": ("cnn",)},
@@ -73,9 +74,15 @@ VARIANTS: dict[str, dict[str, dict]] = {
         "similarity only": {"classifier__mutual__entropy": 0.0},
         "relational similarity": {"classifier__mutual__kind": "relational"},
     },
+    "levers": {
+        "no masking": {"masking__rule": "none"},
+        "longer pre-training": {"pretrain__steps": 4500},
+        "batches as they come": {"train__class_balance": "none"},
+        "mean over five seeds": {"train__num_seeds": 5},
+        "no jitter": {"train__jitter": 0.0},
+    },
     "scan": {"four directions": {"classifier__directions": "four"}, "square": {"classifier__convolution": "square"}},
     "patches": {
-        "no jitter": {"train__jitter": 0.0},
         "patch 11": {"classifier__patch": 11},
         "stride 1": {"classifier__centre": 1, "classifier__patch": 5},
         "stride 3": {"classifier__centre": 3, "classifier__patch": 5},
@@ -139,8 +146,7 @@ def ablate(
         guidance = guide(config, changed, name, workdir) if missing else ()
         for seed in missing:
             began = time.monotonic()
-            split = configured(changed, scene__split__seed=seed, train__seed=seed)
-            run = open_run(split, workdir / slug(name) / f"seed_{seed}")
+            run = open_run(of_split(changed, seed), workdir / slug(name) / f"seed_{seed}")
             train(run, guidance)
             test = run.scene.masks["test"]
             predictions = {name: values[test] for name, values in mapping.predict(run, guidance, where=test).items()}

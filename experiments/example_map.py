@@ -27,7 +27,7 @@ from bdgf_jax.evaluation.pictures import class_picture, error_picture
 from bdgf_jax.run import open_run
 from bdgf_jax.scenes.rendering import render_modality
 from bdgf_jax.scenes.scene import Scene
-from experiments.real_scenes import configured
+from experiments.real_scenes import of_split
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
         config = configuration.load(options.config, overrides)
         workdir = options.workdir / (pathlib.Path(config.scene.folder).name or config.scene.name)
         guidance = extraction.features(open_run(config, workdir / "scene"))
-        split = configured(config, scene__split__seed=options.seed, train__seed=options.seed)
+        split = of_split(config, options.seed)
         run = open_run(split, workdir / f"seed_{options.seed}")
         probabilities = mapping.predict(run, guidance)["fused"]
     except InputError as error:

@@ -47,7 +47,7 @@ from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.scene import LandCover
 from experiments.ddpm_measures import probe_scores
 from experiments.modality_balance import once
-from experiments.real_scenes import configured, deviation, spread
+from experiments.real_scenes import configured, deviation, of_split, spread
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.7)  # of the DDPM's timesteps, at which features are probed
 QUICK = (0.05, 0.4)
@@ -158,7 +158,7 @@ def branch_features(
       workdir: keeps the classifier.
     """
     guidance = extraction.features(run)
-    guided = open_run(configured(run.config, scene__split__seed=seed, train__seed=seed), workdir / f"classifier_{seed}")
+    guided = open_run(of_split(run.config, seed), workdir / f"classifier_{seed}")
     train(guided, guidance)
     graph, parameters = networks.trained_classifier(guided, guidance)
     data = jax.tree.map(jnp.asarray, {"images": guided.images, "guidance": guidance})

@@ -4,9 +4,10 @@
 
 Each seed draws its own split, with which every method trains on the same pixels and is scored on the same others. The
 DDPM sees no labels and is trained once for a scene, so that the deviations are those of splits and of the classifiers.
-`probe_trained` and `probe_untrained` are logistic regressions on the pixels' diffusion features, of the pre-trained
-U-Net and of one as it was initialised: what pre-training is worth. Seeds that FILE.json holds are not run again, or,
-with `--renew`, by BDGF alone, as after a change of its defaults: the others' figures stay.
+`bdgf_paper` is the preset `paper`, without what is ours, on the same DDPM. `probe_trained` and `probe_untrained` are
+logistic regressions on the pixels' diffusion features, of the pre-trained U-Net and of one as it was initialised: what
+pre-training is worth. What FILE.json holds is not run again, but with `--renew`: `--renew --only bdgf,probes` is what a
+change of the defaults asks for, since the others' figures stay.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs
 
 from bdgf_jax import configuration, extraction, mapping
 from bdgf_jax.caching import use_compilation_cache
-from bdgf_jax.configuration import Config
+from bdgf_jax.configuration import PAPER, Config
 from bdgf_jax.diffusion.features import pixel_features
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import agreement
@@ -37,6 +38,13 @@ from bdgf_jax.scenes.scene import Scene
 from experiments.baselines import METHODS, baseline_features, baselines
 
 FIGURES = ("oa", "aa", "kappa")
+# What is run together, and its rows in the table; `bdgf` has one more where there is a context, `bdgf_with_vote`.
+GROUPS = {
+    "bdgf": ("bdgf",),
+    "paper": ("bdgf_paper",),
+    "probes": ("probe_trained", "probe_untrained"),
+    "baselines": METHODS,
+}
 
 
 def main() -> int:
@@ -47,7 +55,8 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first split (0)")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.json")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/real_scenes"), metavar="DIR")
-    parser.add_argument("--renew", action="store_true", help="run BDGF again on the seeds that are there")
+    parser.add_argument("--only", help=f"some of {', '.join(GROUPS)}, with commas between them (all)")
+    parser.add_argument("--renew", action="store_true", help="run them again on the seeds that are there")
     parser.add_argument("--name", help="what the scene is called in the results (the last part of its folder)")
     options, overrides = parser.parse_known_args()
     use_compilation_cache()
@@ -55,82 +64,105 @@ def main() -> int:
         config = configuration.load(options.config, overrides)
         name = options.name or pathlib.Path(config.scene.folder).name or config.scene.name
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        compare_or_renew = renew if options.renew else compare
-        print(table(compare_or_renew(config, name, seeds, options.workdir / name, options.out)))
+        groups = tuple(options.only.split(",")) if options.only else tuple(GROUPS)
+        if unknown := [group for group in groups if group not in GROUPS]:
+            raise InputError(f"--only: there is no {unknown[0]!r}; there are {', '.join(GROUPS)}.")
+        where = {"workdir": options.workdir / name, "out": options.out}
+        print(table(compare(config, name, seeds, groups, renew=options.renew, **where)))
     except InputError as error:
         print(f"real_scenes: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def compare(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: pathlib.Path) -> dict:
-    """Scores of every method on every seed's split, written to `out` after each.
+def compare(
+    config: Config,
+    name: str,
+    seeds: range,
+    groups: Sequence[str] = tuple(GROUPS),
+    *,
+    renew: bool = False,
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+) -> dict:
+    """Scores of every method on every seed's split, written to `out` after each seed.
 
     Args:
       config: of the scene; its split and training seeds are replaced.
       name: of the scene in the results.
       seeds: of the splits.
+      groups: names in `GROUPS`, of what is run.
+      renew: run them on seeds that are recorded too, in the place of what is there.
       workdir: of the runs.
       out: results so far, and from now on.
     """
     results = read_json(out) or {"scenes": []}
     record = record_of(results, name, config=portable(config), seeds=[], n_train=[], n_test=[], methods={})
-    missing = [seed for seed in seeds if seed not in record["seeds"]]
-    if not missing:
+    missing = {seed: [one for one in groups if renew or not is_scored(record, one, seed)] for seed in seeds}
+    if not any(missing.values()):
         return record
-    whole = open_run(config, workdir / "scene")
-    pretrain(whole)
-    trained = extraction.diffusion_features(whole)
-    guidance = (*trained, *extraction.context_features(whole))
-    untrained = configured(config, features__source="untrained")
-    control = extraction.diffusion_features(open_run(untrained, workdir / "untrained", whole.scene))
-    features = baseline_features(load_scene(configured(config, scene__labels__minimum_test_pixels=0).scene))
-    for seed in missing:
+    record["config"] = portable(config)
+    classifiers = prepare(config, {group for some in missing.values() for group in some}, workdir)
+    for seed, some in missing.items():
         began = time.monotonic()
-        split = configured(config, scene__split__seed=seed, train__seed=seed)
-        run = open_run(split, workdir / f"seed_{seed}")
-        probabilities = classify(run, guidance)
-        seconds = time.monotonic() - began
-        probabilities |= baselines(run.scene, features, seed, METHODS)
-        probabilities["probe_trained"] = probe(run.scene, trained)
-        probabilities["probe_untrained"] = probe(run.scene, control)
-        note(record, run, seed, probabilities)
-        print(f"{name} seed {seed}: {line(record, -1)}   (BDGF {seconds:.0f} s)", flush=True)
+        run = open_run(of_split(config, seed), workdir / f"seed_{seed}")
+        for group in some:
+            note(record, run.scene, seed, classifiers[group](run))
+        if some:
+            print(f"{name} seed {seed}: {line(record, seed)}   ({time.monotonic() - began:.0f} s)", flush=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, results)
     return record
 
 
-def renew(config: Config, name: str, seeds: range, workdir: pathlib.Path, out: pathlib.Path) -> dict:
-    """Scores of BDGF on those of the seeds that are recorded, in the place of what is there; as of `compare` else.
+def is_scored(record: dict, group: str, seed: int) -> bool:
+    """Whether the record of a scene holds what the methods of a group reach on the split of this seed."""
+    if seed not in record["seeds"]:
+        return False
+    at, methods = record["seeds"].index(seed), record["methods"]
+    return all(method in methods and methods[method]["aa"][at] is not None for method in GROUPS[group])
 
-    Raises:
-      InputError: nothing of the scene is recorded.
+
+def prepare(config: Config, groups: set[str], workdir: pathlib.Path) -> dict[str, Callable[[Run], dict]]:
+    """What each group needs of the scene once for all splits, and then its methods' class probabilities, given a split.
+
+    Args:
+      config: of the scene.
+      groups: names in `GROUPS`.
+      workdir: of the runs; the DDPM is pre-trained in it.
     """
-    results = read_json(out) or {"scenes": []}
-    record = next((scene for scene in results["scenes"] if scene["scene"] == name), None)
-    if record is None:
-        raise InputError(f"--renew: {out} holds nothing of the scene '{name}' yet.")
     whole = open_run(config, workdir / "scene")
-    pretrain(whole)
-    guidance = extraction.features(whole)
-    record["config"] = portable(config)
-    for index, seed in enumerate(record["seeds"]):
-        if seed not in seeds:
-            continue
-        split = configured(config, scene__split__seed=seed, train__seed=seed)
-        run = open_run(split, workdir / f"seed_{seed}")
-        for method, found in classify(run, guidance).items():
-            nothing = {figure: [None] * len(record["seeds"]) for figure in FIGURES}
-            kept, figures = record["methods"].setdefault(method, nothing), score(run.scene, found)
-            for figure in FIGURES:
-                kept[figure][index] = figures[figure]
-        print(f"{name} seed {seed}: {line(record, index)}", flush=True)
-        write_json(out, results)
-    # What is new and was not run on all seeds has no mean over them.
-    record["methods"] = {method: kept for method, kept in record["methods"].items() if None not in kept["aa"]}
-    write_json(out, results)
-    return record
+    found = {}
+    if groups - {"baselines"}:
+        pretrain(whole)
+    if groups & {"bdgf", "probes"}:
+        trained = extraction.diffusion_features(whole)
+        guidance = (*trained, *extraction.context_features(whole))
+        found["bdgf"] = lambda run: classify(run, guidance)
+    if "paper" in groups:
+        published = configured(config, **{field.replace(".", "__"): value for field, value in PAPER.items()})
+        published_guidance = extraction.features(dataclasses.replace(whole, config=published))
+        found["paper"] = lambda run: {
+            "bdgf_paper": classify(
+                open_run(of_split(published, run.config.train.seed), run.workdir / "paper"), published_guidance
+            )["bdgf"]
+        }
+    if "probes" in groups:
+        untrained = configured(config, features__source="untrained")
+        control = extraction.diffusion_features(open_run(untrained, workdir / "untrained", whole.scene))
+        found["probes"] = lambda run: {
+            "probe_trained": probe(run.scene, trained),
+            "probe_untrained": probe(run.scene, control),
+        }
+    if "baselines" in groups:
+        features = baseline_features(load_scene(configured(config, scene__labels__minimum_test_pixels=0).scene))
+        found["baselines"] = lambda run: baselines(run.scene, features, run.config.train.seed, METHODS)
+    return found
+
+
+def of_split(config: Config, seed: int) -> Config:
+    """The config on the split of this seed, by classifiers of the same seed."""
+    return configured(config, scene__split__seed=seed, train__seed=seed)
 
 
 def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
@@ -175,28 +207,29 @@ def probe(scene: Scene, guidance: tuple[np.ndarray, ...]) -> np.ndarray:
     return probabilities
 
 
-def note(record: dict, run: Run, seed: int, probabilities: dict[str, np.ndarray]) -> None:
-    """Adds a seed's scores to the record of its scene."""
-    scene = run.scene
+def note(record: dict, scene: Scene, seed: int, probabilities: dict[str, np.ndarray]) -> None:
+    """Puts scores on the split of this seed into the record of its scene; what was not run there is None."""
     reference = scene.labels[scene.masks["test"]]
-    record["seeds"].append(seed)
-    record["n_train"].append(int(scene.masks["train"].sum()))
-    record["n_test"].append(len(reference))
+    if seed not in record["seeds"]:
+        record["seeds"].append(seed)
+        record["n_train"].append(int(scene.masks["train"].sum()))
+        record["n_test"].append(len(reference))
+        for kept in record["methods"].values():
+            for figure in FIGURES:
+                kept[figure].append(None)
+    at = record["seeds"].index(seed)
     for method, values in probabilities.items():
-        kept = record["methods"].setdefault(method, {figure: [] for figure in FIGURES})
-        for figure, value in score(scene, values).items():
-            kept[figure].append(value)
+        kept = record["methods"].setdefault(method, {figure: [None] * len(record["seeds"]) for figure in FIGURES})
+        figures = agreement(reference, values)
+        for figure in FIGURES:
+            kept[figure][at] = round(float(figures[figure]), 6)
 
 
-def score(scene: Scene, probabilities: np.ndarray) -> dict[str, float]:
-    """OA, AA and κ of class probabilities of the test pixels."""
-    found = agreement(scene.labels[scene.masks["test"]], probabilities)
-    return {figure: round(float(found[figure]), 6) for figure in FIGURES}
-
-
-def line(record: dict, index: int) -> str:
-    """One seed's AA by method, in per cent."""
-    return "  ".join(f"{method} {100 * figures['aa'][index]:.1f}" for method, figures in record["methods"].items())
+def line(record: dict, seed: int) -> str:
+    """AA on the split of this seed in per cent, of every method that was run there."""
+    at = record["seeds"].index(seed)
+    reached = {method: figures["aa"][at] for method, figures in record["methods"].items()}
+    return "  ".join(f"{method} {100 * value:.1f}" for method, value in reached.items() if value is not None)
 
 
 def deviation(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
@@ -212,16 +245,19 @@ def spread(values: Sequence[float]) -> str:
 def table(record: dict) -> str:
     """Mean ± standard deviation over the seeds in per cent, best AA first, as Markdown.
 
-    The last column compares seed by seed: on how many of the splits BDGF is ahead of the method in AA, and in κ.
+    Only what was run on every seed has a row. The last column compares seed by seed: on how many of the splits BDGF is
+    ahead of the method in AA, and in κ.
     """
-    methods, seeds = record["methods"], len(record["seeds"])
+    seeds = len(record["seeds"])
+    methods = {method: kept for method, kept in record["methods"].items() if None not in kept["aa"]}
     ahead = lambda method, figure: int(np.sum(np.array(methods["bdgf"][figure]) > methods[method][figure]))
     lines = [
         f"| {record['scene']}, {seeds} seeds | OA | AA | κ | bdgf ahead in AA, κ |",
         "| --- | --- | --- | --- | --- |",
     ]
     for method in sorted(methods, key=lambda name: -np.mean(methods[name]["aa"])):
-        won = "" if method == "bdgf" else f"{ahead(method, 'aa')}, {ahead(method, 'kappa')}"
+        compared = method != "bdgf" and "bdgf" in methods
+        won = f"{ahead(method, 'aa')}, {ahead(method, 'kappa')}" if compared else ""
         lines.append(f"| {method} | {' | '.join(spread(methods[method][figure]) for figure in FIGURES)} | {won} |")
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.fitting import pretrain
 from bdgf_jax.pretrained import open_guided
 from bdgf_jax.run import Run, open_run, read_json, write_json
-from experiments.real_scenes import FIGURES, classify, configured, line, note, probe, record_of, spread
+from experiments.real_scenes import FIGURES, classify, configured, line, note, of_split, probe, record_of, spread
 
 WAYS = ("in_scene", "cross_scene", "corpus", "untrained")
 METHODS = (*WAYS, *(f"probe_{way}" for way in WAYS))
@@ -87,8 +87,8 @@ def compare(config: Config, groups: pathlib.Path, seeds: range, workdir: pathlib
             splits = {way: opened_split(here, seed, workdir / target.name / way) for way, here in ways.items()}
             classified = {way: classify(split, guidance[way])["bdgf"] for way, split in splits.items()}
             probed = {f"probe_{way}": probe(split.scene, features[way]) for way, split in splits.items()}
-            note(record, splits["in_scene"], seed, classified | probed)
-            print(f"{target.name} seed {seed}: {line(record, -1)}", flush=True)
+            note(record, splits["in_scene"].scene, seed, classified | probed)
+            print(f"{target.name} seed {seed}: {line(record, seed)}", flush=True)
             out.parent.mkdir(parents=True, exist_ok=True)
             write_json(out, results)
     return results
@@ -116,7 +116,7 @@ def opened(config: Config, workdir: pathlib.Path) -> Run:
 
 def opened_split(config: Config, seed: int, workdir: pathlib.Path) -> Run:
     """The run of such a config on the split of this seed, in a folder of its own."""
-    return opened(configured(config, scene__split__seed=seed, train__seed=seed), workdir / f"seed_{seed}")
+    return opened(of_split(config, seed), workdir / f"seed_{seed}")
 
 
 def pretrained_on(config: Config, seen: tuple[pathlib.Path, ...], workdir: pathlib.Path) -> pathlib.Path:

@@ -1,13 +1,13 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from bdgf_jax import configuration, extraction
-from bdgf_jax.errors import InputError
 from bdgf_jax.run import open_run
 from bdgf_jax.voting import vote
-from experiments.real_scenes import classify, compare, configured, renew, table
+from experiments.real_scenes import classify, compare, configured, main, table
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,9 @@ def compared(tmp_path_factory):
     smaller = ["classifier.stages=1", "classifier.branches=('cnn',)", "pretrain.steps=3", "train.steps=5"]
     config = configuration.load("demo:tiny", [f"--config.{override}" for override in (*small, *smaller)])
     folder = tmp_path_factory.mktemp("compared")
-    record = compare(config, "tiny", range(1), folder / "runs", folder / "out.json")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("experiments.real_scenes.PAPER", {"classifier.centre": 1})
+        record = compare(config, "tiny", range(1), workdir=folder / "runs", out=folder / "out.json")
     return config, folder, record
 
 
@@ -28,7 +30,8 @@ def test_every_method_has_a_number_a_seed_on_the_same_pixels(compared):
     assert scene["scene"] == "tiny"
     assert scene["seeds"] == [0]
     assert len(scene["n_train"]) == len(scene["n_test"]) == 1
-    assert {"bdgf", "rf_pixels", "svm_pixels", "soft_vote", "probe_trained", "probe_untrained"} <= set(scene["methods"])
+    shallow = {"rf_pixels", "svm_pixels", "soft_vote", "probe_trained", "probe_untrained"}
+    assert shallow | {"bdgf", "bdgf_paper"} <= set(scene["methods"])
     for figures in scene["methods"].values():
         for values in figures.values():
             assert len(values) == 1
@@ -39,19 +42,39 @@ def test_every_method_has_a_number_a_seed_on_the_same_pixels(compared):
 def test_seeds_that_are_done_are_not_run_again(compared, monkeypatch):
     config, folder, record = compared
     monkeypatch.setattr("experiments.real_scenes.pretrain", lambda run: pytest.fail("ran again"))
-    assert compare(config, "tiny", range(1), folder / "runs", folder / "out.json")["methods"] == record["methods"]
+    again = compare(config, "tiny", range(1), workdir=folder / "runs", out=folder / "out.json")
+    assert again["methods"] == record["methods"]
 
 
-def test_bdgf_alone_is_scored_anew_where_that_is_asked(compared):
+def test_some_methods_alone_are_scored_anew_where_that_is_asked(compared):
     config, folder, record = compared
     before = json.loads((folder / "out.json").read_text())
     stale = json.loads(json.dumps(before))
-    stale["scenes"][0]["methods"]["bdgf"]["aa"] = [0.0]
+    for method in ("bdgf", "probe_trained", "soft_vote"):
+        stale["scenes"][0]["methods"][method]["aa"] = [0.0]
     (folder / "stale.json").write_text(json.dumps(stale))
-    assert renew(config, "tiny", range(3), folder / "runs", folder / "stale.json")["methods"] == record["methods"]
-    assert json.loads((folder / "stale.json").read_text()) == before
-    with pytest.raises(InputError, match="holds nothing of the scene 'other' yet"):
-        renew(config, "other", range(3), folder / "runs", folder / "stale.json")
+    where = {"workdir": folder / "runs", "out": folder / "stale.json"}
+    renewed = compare(config, "tiny", range(1), ("bdgf", "probes"), renew=True, **where)["methods"]
+    assert renewed["soft_vote"]["aa"] == [0.0]
+    assert renewed | {"soft_vote": record["methods"]["soft_vote"]} == record["methods"]
+
+
+def test_a_seed_that_only_some_methods_have_leaves_the_others_out_of_the_table(compared, tmp_path):
+    config, folder, record = compared
+    (tmp_path / "out.json").write_text((folder / "out.json").read_text())
+    some = compare(config, "tiny", range(2), ("baselines",), workdir=folder / "runs", out=tmp_path / "out.json")
+    assert some["seeds"] == [0, 1]
+    assert some["methods"]["bdgf"]["aa"] == [*record["methods"]["bdgf"]["aa"], None]
+    assert "| rf_pixels |" in table(some)
+    assert "| bdgf |" not in table(some)
+
+
+def test_a_group_that_does_not_exist_is_refused_by_name(capsys, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["real_scenes", "--config", "demo:tiny", "--out", "x.json", "--only", "bdgf,votes"]
+    )
+    assert main() == 2
+    assert "there is no 'votes'; there are bdgf, paper, probes, baselines" in capsys.readouterr().err
 
 
 def test_where_there_is_a_context_the_mean_with_the_vote_is_one_more_method(tmp_path):
