@@ -39,6 +39,12 @@ def test_overrides_replace_fields_of_any_type():
     assert (config.scene.folder, config.train.augment) == ("a/b", False)
 
 
+def test_of_two_overrides_of_a_field_the_later_one_holds():
+    twice = ["--config.features.timesteps=(3, 4)", "--config.train.steps=7", "--config.features.timesteps=(5,)"]
+    config = configuration.load("demo", [*twice, "--config.train.steps=8"])
+    assert (config.features.timesteps, config.train.steps) == ((5,), 8)
+
+
 def test_modalities_keep_the_order_in_which_they_are_named():
     config = configuration.load("base")
     config.scene.modalities.optical = {"file": "o.tif"}

@@ -72,6 +72,24 @@ def test_an_unknown_rule_is_refused_by_name(masking):
         ratios(masking, "clever", [0.5, 0.5])
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("ratio", 1.5, "masking.ratio is 1.5; expected a number from 0 to 1"),
+        ("whole", -0.1, "masking.whole is -0.1"),
+        ("cell", 0, "masking.cell is 0; expected the side of a cell"),
+        ("ramp", (0.2, 0.4, 0.6), r"masking.ramp is \(0.2, 0.4, 0.6\); expected two shares"),
+        ("ramp", (0.8, 0.4), r"masking.ramp is \(0.8, 0.4\)"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(masking, field, value, message):
+    wrong = masking.copy_and_resolve_references()
+    with wrong.ignore_type():
+        wrong[field] = value
+    with pytest.raises(InputError, match=message):
+        masking_rule(wrong, 2, BATCH)
+
+
 @settings(max_examples=20, deadline=None)
 @given(ratio=st.floats(0.0, 1.0), whole=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
 def test_nothing_is_hidden_in_all_modalities_at_once(ratio, whole, seed):
