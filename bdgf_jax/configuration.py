@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bdgf_jax.errors import InputError
+from bdgf_jax.ranges import check_ranges
 
 # An ml_collections.ConfigDict, whose fields are known at run time only.
 Config = Any
@@ -64,7 +65,7 @@ def load(name_or_file: str, overrides: Iterable[str] = ()) -> Config:
       overrides: `--config.train.steps=200` and the like.
 
     Raises:
-      InputError: no such config or field, or a value of the wrong type.
+      InputError: no such config or field, or a value of the wrong type or out of its range.
     """
     name, _, size = name_or_file.partition(":")
     path = pathlib.Path(name) if name.endswith(".py") else config_folder() / f"{name}.py"
@@ -81,7 +82,9 @@ def load(name_or_file: str, overrides: Iterable[str] = ()) -> Config:
         config.update_from_flattened_dict(PAPER)
     if path.stem != "base":
         _check_fields(path, dict(flatten(_run_file(config_folder() / "base.py", ""))), dict(flatten(config)))
-    return _override(config, list(overrides))
+    config = _override(config, list(overrides))
+    check_ranges(dict(flatten(config)))
+    return config
 
 
 def _run_file(path: pathlib.Path, size: str) -> Config:

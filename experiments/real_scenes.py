@@ -135,9 +135,8 @@ def prepare(config: Config, groups: set[str], workdir: pathlib.Path) -> dict[str
     found = {}
     if groups - {"baselines"}:
         pretrain(whole)
-    if groups & {"bdgf", "probes"}:
-        trained = extraction.diffusion_features(whole)
-        guidance = (*trained, *extraction.context_features(whole))
+    if "bdgf" in groups:
+        guidance = extraction.features(whole)
         found["bdgf"] = lambda run: classify(run, guidance)
     if "paper" in groups:
         published = configured(config, **{field.replace(".", "__"): value for field, value in PAPER.items()})
@@ -148,6 +147,7 @@ def prepare(config: Config, groups: set[str], workdir: pathlib.Path) -> dict[str
             )["bdgf"]
         }
     if "probes" in groups:
+        trained = extraction.diffusion_features(whole)
         untrained = configured(config, features__source="untrained")
         control = extraction.diffusion_features(open_run(untrained, workdir / "untrained", whole.scene))
         found["probes"] = lambda run: {

@@ -70,9 +70,7 @@ def test_a_seed_that_only_some_methods_have_leaves_the_others_out_of_the_table(c
 
 
 def test_a_group_that_does_not_exist_is_refused_by_name(capsys, monkeypatch):
-    monkeypatch.setattr(
-        sys, "argv", ["real_scenes", "--config=demo:tiny", "--out=x.json", "--only=bdgf,votes"]
-    )
+    monkeypatch.setattr(sys, "argv", ["real_scenes", "--config=demo:tiny", "--out=x.json", "--only=bdgf,votes"])
     assert main() == 2
     assert "there is no 'votes'; there are bdgf, paper, probes, baselines" in capsys.readouterr().err
 
