@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
         "one draw of noise": {"features__draws": 1},
         "coarsest level": {"features__levels": (0,)},
         "middle level": {"features__levels": (1,)},
-        "all levels": {"features__levels": (0, 1, 2)},
+        "all levels": {"features__levels": (0, 1, 2), "classifier__stages": 4},
         "timestep 50": {"features__timesteps": (50,)},
         "timestep 200": {"features__timesteps": (200,)},
         "timestep 600": {"features__timesteps": (600,)},

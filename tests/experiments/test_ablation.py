@@ -14,6 +14,8 @@ def test_every_variant_changes_fields_that_exist(name):
     changed = configured(config, **CHANGES[name])
     is_the_default = name in ("default", f"stride {config.classifier.centre}")
     assert (changed.to_dict() == config.to_dict()) == is_the_default
+    levels = len(changed.features.levels) + (changed.features.context.components > 0)
+    assert levels <= changed.classifier.stages
 
 
 @pytest.fixture(scope="module")
