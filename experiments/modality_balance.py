@@ -15,8 +15,8 @@ A seed draws the DDPM's weights, its batches and its masks, and the splits that 
 - `probe_oa`: `oa` with all modalities seen; `fused_oa`, with --fused: that of the whole classifier, guided by it.
 - `masking`: share of each modality's pixels that was hidden, by step.
 
-On two Sentinel tiles none of the rules raised the index beyond the spread of the seeds, nor did `alone` on nine samples in
-ten (masking.ratio 0.6, masking.whole 1): `docs/results.md` says why.
+On two Sentinel tiles none of the rules raised the index beyond the spread of the seeds, nor on one of them did `alone`
+on nine samples in ten (masking.ratio 0.6, masking.whole 1): `docs/results.md` says why.
 
 The DDPM is smaller, and trained for fewer steps, than the config's (`REDUCED`); any field can be set on the command
 line. Every cell (a rule and a seed) leaves a small file in --workdir and is not computed again; give the same command
