@@ -5,10 +5,11 @@
 A variant is the default with a few fields changed (`VARIANTS`). `paper` switches on what the paper's abstract names and
 switches off what is ours. Every variant trains on the same pixels of a seed's split and is scored on the same others;
 McNemar's test compares its maps with the default's, on the test pixels of all seeds together. The DDPM is pre-trained
-once, with the default, and once more for each variant that changes how. The default's branches are also scored alone
-and in pairs as they come out of the training together, as `predict.branches` would show them. What FILE.json holds is
-not run again, so that the command may be stopped and given anew, with more seeds or variants. `--quick` runs two
-variants of the tiny configuration.
+once, with the default, and once more for each variant that changes how. Since the direct head has most of the say, the
+mean of the branches is scored without it too (`branches_oa` …). The default's branches are also scored one by one and
+in pairs as they come out of the training together, as `predict.branches` would show them. What FILE.json holds is not
+run again, so that the command may be stopped and given anew, with more seeds or variants. `--quick` runs two of them in
+the tiny configuration.
 """
 
 import argparse
@@ -92,6 +93,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
     },
     "precision": {"bfloat16": {"diffusion__dtype": "bfloat16", "classifier__dtype": "bfloat16"}},
 }
+ALONE = tuple(f"branches_{figure}" for figure in FIGURES)  # figures of the branches without the direct head
 PRETRAINING = ("diffusion__", "masking__", "pretrain__")
 CHANGES = {name: changes for variants in VARIANTS.values() for name, changes in variants.items()}
 QUICK = ("default", "CNN")
@@ -140,7 +142,7 @@ def ablate(
     results = read_json(out) or {"scenes": []}
     record = record_of(results, scene, variants={}, subsets={})
     for name in dict.fromkeys(variants):
-        kept = record["variants"].setdefault(name, {"seeds": [], **{figure: [] for figure in FIGURES}})
+        kept = record["variants"].setdefault(name, {"seeds": [], **{figure: [] for figure in (*FIGURES, *ALONE)}})
         missing = [seed for seed in seeds if seed not in kept["seeds"]]
         changed = configured(config, **CHANGES[name])
         guidance = guide(config, changed, name, workdir) if missing else ()
@@ -153,9 +155,13 @@ def ablate(
             reference, predicted = run.scene.labels[test], predictions["fused"].argmax(-1).astype(np.int32)
             np.savez(pixels_file(workdir, name, seed), reference=reference, predicted=predicted)
             figures = agreement(reference, predictions["fused"])
+            alone = agreement(
+                reference, np.mean([predictions[name] for name in run.config.classifier.branches], axis=0)
+            )
             kept["seeds"].append(seed)
-            for figure in FIGURES:
+            for figure, without_head in zip(FIGURES, ALONE):
                 kept[figure].append(round(float(figures[figure]), 6))
+                kept[without_head].append(round(float(alone[figure]), 6))
             if name == "default":
                 for branches, oa in subset_accuracies(run, predictions).items():
                     record["subsets"].setdefault(branches, []).append(oa)
@@ -222,30 +228,33 @@ def slug(name: str) -> str:
 
 
 def table(record: dict) -> str:
-    """Mean ± standard deviation in per cent by part, and the mean difference from the default over the same seeds."""
+    """Mean ± standard deviation in per cent by part, and mean differences from the default over the same seeds."""
     lines = [
-        f"| {record['scene']} | OA | AA | κ | AA against default | pixels won, lost, McNemar's p |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| {record['scene']} | OA | AA | κ | OA, AA against default | the same of the branches alone"
+        " | pixels won, lost, McNemar's p |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for part, names in VARIANTS.items():
         present = [name for name in names if name in record["variants"]]
-        lines += [f"| **{part}** |  |  |  |  |  |"] if present else []
+        lines += [f"| **{part}** |  |  |  |  |  |  |"] if present else []
         for name in present:
             kept = record["variants"][name]
-            cells = [spread(kept[f]) for f in FIGURES]
-            difference = differences(record, name)
-            cells.append(f"{difference.mean():+.1f} ± {deviation(difference):.1f}" if name != "default" else "")
+            cells = [spread(kept[figure]) for figure in FIGURES]
+            for figures in (FIGURES[:2], ALONE[:2]):
+                known = name != "default" and figures[0] in kept and figures[0] in record["variants"]["default"]
+                points = [differences(record, name, figure) for figure in figures] if known else []
+                cells.append(", ".join(f"{each.mean():+.1f} ± {deviation(each):.1f}" for each in points))
             test = kept.get("mcnemar")
             cells.append(f"{test['only_first']}, {test['only_second']}, {test['p']:.2g}" if test else "")
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def differences(record: dict, name: str) -> np.ndarray:
-    """AA of a variant less that of the default, a number a seed, in points."""
+def differences(record: dict, name: str, figure: str) -> np.ndarray:
+    """A figure of a variant less that of the default, a number a seed, in points."""
     variant, default = record["variants"][name], record["variants"]["default"]
     at = [default["seeds"].index(seed) for seed in variant["seeds"]]
-    return 100.0 * (np.array(variant["aa"]) - np.array(default["aa"])[at])
+    return 100.0 * (np.array(variant[figure]) - np.array(default[figure])[at])
 
 
 def plot(record: dict, path: pathlib.Path) -> None:
@@ -253,7 +262,7 @@ def plot(record: dict, path: pathlib.Path) -> None:
     names = [name for name in CHANGES if name in record["variants"] and name != "default"]
     figure, axes = plt.subplots(figsize=(7.0, 0.9 + 0.26 * len(names)), layout="constrained")
     for row, name in enumerate(names):
-        points = differences(record, name)
+        points = differences(record, name, "aa")
         axes.plot(points, np.full(len(points), row), "o", color="#9aa7b5", markersize=4)
         axes.plot(points.mean(), row, "D", color="#b3322c", markersize=5)
     axes.axvline(0.0, color="#444444", linewidth=0.8)

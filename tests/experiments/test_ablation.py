@@ -36,6 +36,7 @@ def test_a_variant_is_compared_with_the_default_on_the_same_pixels(record):
     assert (maps[0]["reference"] == maps[1]["reference"]).all()
     right = [(each["predicted"] == each["reference"]).sum() for each in maps]
     assert won - lost == right[0] - right[1]
+    assert kept["branches_oa"][0] != kept["oa"][0]
     assert kept["oa"][0] == pytest.approx(right[0] / len(maps[0]["reference"]), abs=1e-6)
 
 
@@ -52,7 +53,11 @@ def test_differences_are_paired_by_seed_and_stand_in_table_and_figure(tmp_path):
     test = {"only_first": 3, "only_second": 9, "p": 0.15}
     variants = {"default": figures([0, 1, 2], [0.5, 0.6, 0.9]), "CNN": figures([2, 0], [0.8, 0.5]) | {"mcnemar": test}}
     record = {"scene": "x", "variants": variants}
-    np.testing.assert_allclose(differences(record, "CNN"), [-10.0, 0.0], atol=1e-9)
-    assert "| CNN | 65.0 ± 21.2 | 65.0 ± 21.2 | 65.0 ± 21.2 | -5.0 ± 7.1 | 3, 9, 0.15 |" in table(record)
+    np.testing.assert_allclose(differences(record, "CNN", "aa"), [-10.0, 0.0], atol=1e-9)
+    start = "| CNN | 65.0 ± 21.2 | 65.0 ± 21.2 | 65.0 ± 21.2 | -5.0 ± 7.1, -5.0 ± 7.1 |"
+    assert f"{start}  | 3, 9, 0.15 |" in table(record)
+    for name, alone in {"default": [0.4, 0.5, 0.6], "CNN": [0.5, 0.2]}.items():
+        variants[name] |= {"branches_oa": alone, "branches_aa": alone}
+    assert f"{start} -15.0 ± 7.1, -15.0 ± 7.1 | 3, 9, 0.15 |" in table(record)
     plot(record, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 5_000
