@@ -47,7 +47,5 @@ def test_what_the_document_links_to_is_there(target):
 
 
 def test_the_document_s_contents_are_its_headings():
-    headings = [
-        line.removeprefix("## ").lower().replace(" ", "-") for line in DOCUMENT.splitlines() if "## " in line[:3]
-    ]
-    assert re.findall(r"\]\(#([^)]+)\)", DOCUMENT) == headings
+    headings = re.findall(r"^## (.+)$", DOCUMENT, flags=re.MULTILINE)
+    assert re.findall(r"\]\(#([^)]+)\)", DOCUMENT) == [one.lower().replace(" ", "-") for one in headings]
