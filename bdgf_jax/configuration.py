@@ -123,6 +123,12 @@ def _check_fields(path: pathlib.Path, base: dict[str, object], given: dict[str, 
             )
 
 
+def last_of_each(overrides: list[str]) -> list[str]:
+    """Without those that a later one of the same field replaces; ml_collections would put tuples one behind another."""
+    last = {override.partition("=")[0]: place for place, override in enumerate(overrides)}
+    return [one for place, one in enumerate(overrides) if "=" not in one or last[one.partition("=")[0]] == place]
+
+
 def _override(config: Config, overrides: list[str]) -> Config:
     arguments = ["bdgf", *last_of_each(overrides)]
     values = flags.FlagValues()
@@ -159,12 +165,6 @@ def differences(before: dict, after: dict, sections: Iterable[str]) -> list[str]
     return [
         f"{field}: {old.get(field)!r} -> {new.get(field)!r}" for field in fields if old.get(field) != new.get(field)
     ]
-
-
-def last_of_each(overrides: list[str]) -> list[str]:
-    """Without those that a later one of the same field replaces; ml_collections would put tuples one behind another."""
-    last = {override.partition("=")[0]: place for place, override in enumerate(overrides)}
-    return [one for place, one in enumerate(overrides) if "=" not in one or last[one.partition("=")[0]] == place]
 
 
 def _explain(error: Exception, overrides: list[str], fields: dict[str, object]) -> str:

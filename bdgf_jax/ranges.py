@@ -1,6 +1,6 @@
 """Which numbers the fields of a config may be: those that no run can use are refused before one begins.
 
-Fields that are not here are checked where they are used, against each other or against the scene.
+Fields that are not here are checked where they are used.
 """
 
 from collections.abc import Callable, Iterable, Mapping

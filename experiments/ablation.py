@@ -26,18 +26,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs
 
 from bdgf_jax import configuration, extraction, mapping
 from bdgf_jax.caching import use_compilation_cache
-from bdgf_jax.configuration import PAPER, Config
+from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
-from experiments.real_scenes import FIGURES, configured, deviation, of_split, record_of, spread
+from experiments.real_scenes import FIGURES, PAPER_FIELDS, configured, deviation, of_split, record_of, spread
 
 PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
 # Name of the part -> name of the variant -> fields that differ from the default's.
 VARIANTS: dict[str, dict[str, dict]] = {
-    "presets": {"default": {}, "paper": {field.replace(".", "__"): value for field, value in PAPER.items()}},
+    "presets": {"default": {}, "paper": PAPER_FIELDS},
     "guides": {
         "no features": {"features__source": "none"},
         "no context": {"features__context__components": 0},

@@ -38,6 +38,8 @@ from bdgf_jax.scenes.scene import Scene
 from experiments.baselines import METHODS, baseline_features, baselines
 
 FIGURES = ("oa", "aa", "kappa")
+# The fields of the preset `paper`, as `configured` takes them.
+PAPER_FIELDS = {field.replace(".", "__"): value for field, value in PAPER.items()}
 # What is run together, and its rows in the table; `bdgf` has one more where there is a context, `bdgf_with_vote`.
 GROUPS = {
     "bdgf": ("bdgf",),
@@ -98,18 +100,18 @@ def compare(
     """
     results = read_json(out) or {"scenes": []}
     record = record_of(results, name, config=portable(config), seeds=[], n_train=[], n_test=[], methods={})
-    missing = {seed: [one for one in groups if renew or not is_scored(record, one, seed)] for seed in seeds}
-    if not any(missing.values()):
+    lacking = lambda seed: [group for group in groups if renew or not is_scored(record, group, seed)]
+    missing = {seed: some for seed in seeds if (some := lacking(seed))}
+    if not missing:
         return record
     record["config"] = portable(config)
-    classifiers = prepare(config, {group for some in missing.values() for group in some}, workdir)
+    classifiers = prepare(config, set().union(*missing.values()), workdir)
     for seed, some in missing.items():
         began = time.monotonic()
         run = open_run(of_split(config, seed), workdir / f"seed_{seed}")
         for group in some:
             note(record, run.scene, seed, classifiers[group](run))
-        if some:
-            print(f"{name} seed {seed}: {line(record, seed)}   ({time.monotonic() - began:.0f} s)", flush=True)
+        print(f"{name} seed {seed}: {line(record, seed)}   ({time.monotonic() - began:.0f} s)", flush=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, results)
     return record
@@ -132,22 +134,24 @@ def prepare(config: Config, groups: set[str], workdir: pathlib.Path) -> dict[str
       workdir: of the runs; the DDPM is pre-trained in it.
     """
     whole = open_run(config, workdir / "scene")
-    found = {}
     if groups - {"baselines"}:
         pretrain(whole)
+    # Before those of `paper`, which take their place in the workdir.
+    trained = extraction.diffusion_features(whole) if groups & {"bdgf", "probes"} else ()
+    found = {}
     if "bdgf" in groups:
-        guidance = extraction.features(whole)
+        guidance = (*trained, *extraction.context_features(whole))
         found["bdgf"] = lambda run: classify(run, guidance)
     if "paper" in groups:
-        published = configured(config, **{field.replace(".", "__"): value for field, value in PAPER.items()})
+        published = configured(config, **PAPER_FIELDS)
         published_guidance = extraction.features(dataclasses.replace(whole, config=published))
-        found["paper"] = lambda run: {
-            "bdgf_paper": classify(
-                open_run(of_split(published, run.config.train.seed), run.workdir / "paper"), published_guidance
-            )["bdgf"]
-        }
+
+        def by_paper(run: Run) -> dict[str, np.ndarray]:
+            changed = open_run(of_split(published, run.config.train.seed), run.workdir / "paper")
+            return {"bdgf_paper": classify(changed, published_guidance)["bdgf"]}
+
+        found["paper"] = by_paper
     if "probes" in groups:
-        trained = extraction.diffusion_features(whole)
         untrained = configured(config, features__source="untrained")
         control = extraction.diffusion_features(open_run(untrained, workdir / "untrained", whole.scene))
         found["probes"] = lambda run: {
@@ -156,7 +160,7 @@ def prepare(config: Config, groups: set[str], workdir: pathlib.Path) -> dict[str
         }
     if "baselines" in groups:
         features = baseline_features(load_scene(configured(config, scene__labels__minimum_test_pixels=0).scene))
-        found["baselines"] = lambda run: baselines(run.scene, features, run.config.train.seed, METHODS)
+        found["baselines"] = lambda run: baselines(run.scene, features, run.config.train.seed)
     return found
 
 

@@ -8,12 +8,11 @@ BASE = dict(configuration.flatten(configuration.load("base")))
 TOO_LITTLE = {"1 or more": 0, "0 or more": -1, "more than 0": 0, "a number from 0 to 1": -0.5}
 TOO_MUCH = {"a number from 0 to 1": 1.5, "a number from 0 to less than 1": 1.0}
 CASES = [
-    (field, value)
+    (field, values[expected])
     for expected, fields in FIELDS.items()
     for values in (TOO_LITTLE, TOO_MUCH)
     if expected in values
     for field in fields
-    for value in [values[expected]]
 ]
 
 

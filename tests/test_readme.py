@@ -1,4 +1,4 @@
-"""What the README shows is run, and what it names is there."""
+"""What the README shows is run, and what it and the other documents name is there."""
 
 import pathlib
 import re
@@ -13,6 +13,12 @@ from bdgf_jax import configuration
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```python\n(.*?)```", README, flags=re.DOTALL))
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "kernels/README.md", *(ROOT / "docs").glob("*.md"))
+LINKS = [
+    (str(document.relative_to(ROOT)), target)
+    for document in sorted(DOCUMENTS)
+    for target in sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", document.read_text())))
+]
 
 
 def test_every_python_block_is_tested():
@@ -65,9 +71,9 @@ def test_the_diffusion_example_runs():
     assert names["carry"]["skills"].shape == (2, 4)
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
-def test_what_the_readme_links_to_is_there(target):
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize(("document", "target"), LINKS)
+def test_what_the_documents_link_to_is_there(document, target):
+    assert (ROOT / document).parent.joinpath(target).exists()
 
 
 def test_the_commands_of_the_readme_name_real_configs_and_targets():

@@ -19,7 +19,7 @@ def compared(tmp_path_factory):
     config = configuration.load("demo:tiny", [f"--config.{override}" for override in (*small, *smaller)])
     folder = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("experiments.real_scenes.PAPER", {"classifier.centre": 1})
+        patched.setattr("experiments.real_scenes.PAPER_FIELDS", {"classifier__centre": 1})
         record = compare(config, "tiny", range(1), workdir=folder / "runs", out=folder / "out.json")
     return config, folder, record
 
