@@ -46,7 +46,7 @@ setuptools.setup(
         "rich",
         "scikit-image",
         "scikit-learn",
-        "scipy",
+        "scipy>=1.11",
         "shapely>=2",
         "tensorboardX",
         "tensorflow-datasets",

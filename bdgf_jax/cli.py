@@ -232,6 +232,7 @@ def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ..
             mapping.write_maps(run, predictions)
             scoring.score_members(run, guidance)
             scoring.score_vote(run, predictions)
+            scoring.score_smoothing(run, predictions)
         predict_seconds = time.monotonic() - began
         print(f"Map: {run.workdir / mapping.MAP}")
     if options.command in ("run", "evaluate"):

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int, PyTree
 
-from bdgf_jax import extraction, mapping, networks
+from bdgf_jax import extraction, mapping, networks, smoothing
 from bdgf_jax.classifier.augmentation import random_symmetries, transform
 from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
 from bdgf_jax.classifier.objective import classification_objective
@@ -160,6 +160,9 @@ def check_training(run: Run) -> None:
     config = run.config
     watched_masks(run)
     training_pixels(run)
+    if config.classifier.mutual.unlabelled:
+        unlabelled_pixels(run)
+    smoothing.check_smoothing(run)
     networks.seeds(config)
     check_batch_size(config.train.batch_size, make_mesh(config.mesh.to_dict()))
     classifier = nnx.eval_shape(networks.initialiser(run, extraction.feature_shapes(run)), jax.random.key(0))
@@ -176,6 +179,21 @@ def training_pixels(run: Run) -> Int[np.ndarray, "n 2"]:
     if not len(pixels):
         raise InputError(
             "the scene has no training pixel: check scene.labels and scene.split (`bdgf inspect` shows them)."
+        )
+    return pixels
+
+
+def unlabelled_pixels(run: Run) -> Int[np.ndarray, "n 2"]:
+    """Rows and columns of the pixels that branches may be aligned on without labels: all with data but training pixels.
+
+    Raises:
+      InputError: there is none.
+    """
+    pixels = np.argwhere(run.scene.valid & ~run.scene.masks["train"]).astype(np.int32)
+    if not len(pixels):
+        raise InputError(
+            f"classifier.mutual.unlabelled is {run.config.classifier.mutual.unlabelled}, and every pixel with data of"
+            f" '{run.scene.name}' is a training pixel; leave it 0."
         )
     return pixels
 
@@ -204,6 +222,7 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
     if config.train.class_balance == "balanced":
         candidates = balanced_candidates(candidates, labels)
     weights = class_weights(labels, len(scene.classes))
+    unlabelled = {"unlabelled": unlabelled_pixels(run)} if config.classifier.mutual.unlabelled else {}
     return Task(
         graph,
         classification_objective(graph, config.classifier, config.train, gather=gather),
@@ -214,6 +233,7 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
             "guidance": guidance if len(sets) == 1 else tuple(np.stack(levels, axis=2) for levels in zip(*sets)),
             "labels": labels,
             "class_weights": weights,
+            **unlabelled,
         },
         samples=candidates,
     )

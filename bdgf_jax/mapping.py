@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from bdgf_jax import networks, voting
+from bdgf_jax import networks, smoothing, voting
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.disagreement import jensen_shannon_divergence
@@ -32,6 +32,8 @@ def predict(
     """Class probabilities of every pixel by branch, of `predict.branches`, and `fused`; 0 where there is no data.
 
     Where `predict.average_with_vote` asks for it, `fused` is the mean of `network` and `vote`, which are there too.
+    Where `predict.smoothing` does, it is smoothed, and `rough` is what it was before, also of the pixels round the
+    wanted ones.
 
     Args:
       run: its classifier is trained.
@@ -40,12 +42,13 @@ def predict(
 
     Raises:
       InputError: the classifier is not trained yet, no pixel is labelled where only those are wanted, or there is
-        nothing that a vote could learn from.
+        nothing that a vote could learn from, or that a smoothing could be chosen by.
     """
     graph, parameters = networks.trained_classifier(run, guidance)
     data = jax.tree.map(jnp.asarray, {"images": run.images, "guidance": guidance})
     classify = classifier_function(run, graph, tuple(run.config.predict.branches) or None)
-    wanted = mapped_pixels(run) if where is None else where
+    shown = mapped_pixels(run) if where is None else where
+    wanted = smoothing.looked_at(run, shown) if run.config.predict.smoothing else shown
     stride, side = map_stride(run.config), run.config.classifier.centre
     total = len(window_centres(run.scene.shape, stride=stride, side=side, where=wanted))
     with progress("Predicting", total=total, unit="window") as bar:
@@ -53,6 +56,11 @@ def predict(
     if run.config.predict.average_with_vote:
         network, votes = predictions["fused"], voting.vote(run, guidance, wanted)
         predictions |= {"network": network, "vote": votes, "fused": (network + votes) / 2}
+    if run.config.predict.smoothing:
+        rough = predictions["fused"]
+        smoothed = smoothing.smooth(run, rough, smoothing.choose_radius(run, rough)[0])
+        predictions = {name: np.where(shown[..., None], values, 0.0) for name, values in predictions.items()}
+        predictions |= {"rough": rough, "fused": np.where(shown[..., None], smoothed, np.float32(0.0))}
     return predictions
 
 

@@ -33,9 +33,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "0 or more": (
         *("diffusion.hidden_weight", "masking.alpha", "features.margin"),
-        *("classifier.mutual.entropy", "classifier.mutual.similarity", "classifier.direct.landmarks"),
+        *("classifier.mutual.entropy", "classifier.mutual.similarity", "classifier.mutual.unlabelled"),
+        "classifier.direct.landmarks",
         *of_both("steps_together", "warmup", "weight_decay", "evaluate_every", "checkpoint_every"),
-        *("train.jitter", "predict.stride", "predict.tile", "report.samples"),
+        *("train.jitter", "predict.stride", "predict.tile", "predict.smoothing", "report.samples"),
     ),
     "more than 0": (
         *of_both("learning_rate", "clip"),

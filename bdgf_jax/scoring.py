@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from bdgf_jax import configuration, mapping, memory, networks, voting
+from bdgf_jax import configuration, mapping, memory, networks, smoothing, voting
 from bdgf_jax.diffusion.sampling import sample
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.evaluation.assessment import assess
@@ -62,6 +62,7 @@ def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: fl
     metrics["against_own_map"] = _against_own_map(run, prediction) if map_file else None
     metrics["members"] = None if map_file else (read_json(run.workdir / mapping.MEMBERS) or None)
     metrics["vote"] = None if map_file else (read_json(run.workdir / voting.FILE) or None)
+    metrics["smoothing"] = None if map_file else (read_json(run.workdir / smoothing.FILE) or None)
     metrics["without"] = read_absent(map_file or run.workdir / mapping.MAP)
     metrics |= {"seed": run.config.train.seed, "seconds": seconds, "peak_bytes": read_json(run.workdir / memory.FILE)}
     write_json(run.workdir / "metrics.json", metrics)
@@ -106,6 +107,23 @@ def score_vote(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) 
     found = {name: agreement(run.scene.labels[test], predictions[name][test]) for name in ("network", "vote")}
     figures = {name: {figure: one[figure] for figure in ("oa", "aa", "kappa")} for name, one in found.items()}
     write_json(run.workdir / voting.FILE, figures)
+
+
+def score_smoothing(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) -> None:
+    """Notes in `smoothing.json` which radius a map was smoothed with, and how it does on the test pixels without.
+
+    Args:
+      run: its workdir takes the file.
+      predictions: what `mapping.predict` gave.
+    """
+    (run.workdir / smoothing.FILE).unlink(missing_ok=True)  # of an earlier prediction
+    test = run.scene.masks["test"]
+    if "rough" not in predictions or not test.any():
+        return
+    radius, reached = smoothing.choose_radius(run, predictions["rough"])
+    found = agreement(run.scene.labels[test], predictions["rough"][test])
+    figures = {figure: found[figure] for figure in ("oa", "aa", "kappa")}
+    write_json(run.workdir / smoothing.FILE, {"radius": radius, "validation_aa": reached, "without": figures})
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -177,7 +195,18 @@ def told_vote(figures: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-NOTES: dict[str, Callable[[Any], str]] = {"without": told_absent, "vote": told_vote}
+def told_smoothing(found: Mapping[str, Any]) -> str:
+    """With which radius a map was smoothed, why that one, and how accurate it is without."""
+    reached, rough = found["validation_aa"], found["without"]
+    listed = ", ".join(f"{radius} {aa:.1%}" for radius, aa in reached.items())
+    chosen = f", the best by its average accuracy on the validation pixels ({listed})" if reached else ""
+    return (
+        f"The map's probabilities were smoothed along the images' edges with a radius of {found['radius']}{chosen}."
+        f" Without that its overall accuracy is {rough['oa']:.1%} (average {rough['aa']:.1%}, κ {rough['kappa']:.3f})."
+    )
+
+
+NOTES: dict[str, Callable[[Any], str]] = {"without": told_absent, "vote": told_vote, "smoothing": told_smoothing}
 """What a report says of how a map was made, by the metric that knows it."""
 
 

@@ -96,7 +96,8 @@ class WindowMapper:
 
     Raises:
       InputError: it is not trained yet, `predict.tile` is no multiple of `features.tile`, only labelled pixels are
-        wanted or a vote of what these teach, or it knows no modality that it is to do without.
+        wanted or a vote of what these teach, the map is to be smoothed, or it knows no modality that it is to do
+        without.
     """
 
     def __init__(self, model: Model):
@@ -107,6 +108,8 @@ class WindowMapper:
             raise InputError("predict.labelled_only does not go with windows, which see no labels; leave it out.")
         if config.predict.average_with_vote:
             raise InputError("predict.average_with_vote does not go with windows, which see no labels; leave it out.")
+        if config.predict.smoothing:
+            raise InputError("predict.smoothing does not go with windows, which end where it looks on; leave it out.")
         # How far from a pixel lies what its prediction depends on, beside what its features have seen.
         self._reach = configuration.side_seen(config) // 2
         self._halo, guidance, weights = self._reach, (), []

@@ -166,6 +166,9 @@ def get_config(size: str = "") -> Any:
                 "similarity": 0.1,
                 "kind": "cosine",  # of features: cosine | relational
                 "ramp": 0.2,  # share of the training in which both rise from nothing
+                # patches without labels, from anywhere in the scene, that the branches are aligned on beside each
+                # labelled one; each takes as long as that
+                "unlabelled": 0,
             },
         }
     )
@@ -199,6 +202,10 @@ def get_config(size: str = "") -> Any:
             # the map is the mean of the network's probabilities and those of a vote of classical classifiers on the
             # context, which is no part of BDGF; the report gives the accuracy of either
             "average_with_vote": False,
+            # radii (pixels) of an edge-preserving filter of the map's probabilities, of which the best on the
+            # validation pixels is taken; 0 = none, and one alone is taken as it is. The report gives the accuracy
+            # without it too
+            "smoothing": (),
             "probabilities": False,  # write probabilities.tif too
         }
     )

@@ -26,7 +26,7 @@ def test_no_field_has_two_ranges_and_all_exist():
 @pytest.mark.parametrize(("field", "value"), CASES)
 def test_a_number_out_of_its_range_is_refused_by_name(field, value):
     as_it_is = BASE[field]
-    kind = type(as_it_is[0] if isinstance(as_it_is, list) else as_it_is)
+    kind = type((as_it_is or [0])[0] if isinstance(as_it_is, list) else as_it_is)
     given = (kind(value), kind(value)) if isinstance(as_it_is, list) else kind(value)
     with pytest.raises(InputError, match=rf"config.{field} is .*; expected"):
         configuration.load("base", [f"--config.{field}={given}"])

@@ -32,6 +32,9 @@ def classification_objective(
     to teach. Of the s×s pixels that a patch predicts, the loss counts the one that was drawn, which lies anywhere among
     them: each training pixel weighs the same whatever s is, also where its neighbours are labelled [ours].
 
+    L_entropy and L_similarity need no labels. With `mutual.unlabelled` they are means over that many patches from
+    anywhere in the scene beside each labelled one [ours].
+
     Args:
       graph: the classifier's graph from `nnx.split`; `parameters` is the state beside it.
       classifier: the `classifier` section; here `patch`, `centre` and `mutual` are read.
@@ -40,7 +43,8 @@ def classification_objective(
       gather: `gather(arrays, centres, side)`, patches (b side side …) around the centres from scene arrays (h w …).
 
     The objective's `data` holds `images` (by modality, h w c), `guidance` (levels, h w t d), `labels` (h w, int32, -1
-    wherever there is no training pixel) and `class_weights` (k,), which are read where `class_balance` is `weighted`.
+    wherever there is no training pixel), `class_weights` (k,), which are read where `class_balance` is `weighted`, and
+    `unlabelled` (n, 2), rows and columns of pixels without labels, where `mutual.unlabelled` asks for some.
     With `modality_dropout`, the levels are (h w v t d), see `modality_dropout.choose`.
 
     Raises:
@@ -53,6 +57,10 @@ def classification_objective(
 
     def objective(parameters, carry, data, centres, key, step):
         shift_key, symmetry_key, jitter_key, dropout_key = jax.random.split(key, 4)
+        if mutual.unlabelled:
+            shape = (mutual.unlabelled * len(centres),)
+            drawn = jax.random.randint(jax.random.fold_in(key, 5), shape, 0, len(data["unlabelled"]))
+            centres = jnp.concatenate([centres, data["unlabelled"][drawn]])
         shifted = shift(centres, shift_key, side=classifier.centre, shape=data["labels"].shape)
         patches = gather((data["images"], data["guidance"]), shifted, classifier.patch)
         labels = alone(gather(data["labels"], centres, 1), centres - shifted, side=classifier.centre)

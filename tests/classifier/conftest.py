@@ -57,6 +57,7 @@ def config():
                 "alignment": "both",
                 "sure_teachers": False,
                 "ramp": 0.2,
+                "unlabelled": 0,
             },
         }
     )

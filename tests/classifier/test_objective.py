@@ -70,6 +70,25 @@ def test_the_loss_is_the_sum_of_its_terms_and_mutual_learning_is_ramped_up(confi
         np.testing.assert_array_equal(carry["kept"], 1.0)
 
 
+def test_branches_are_aligned_on_patches_without_labels(config, data, train, objective):
+    """What the right half shows, where no pixel has a label, matters to the alignment alone."""
+    config.branches = ("cnn", "transformer")
+    config.mutual.entropy = config.mutual.similarity = 0.3
+    train.augment = False
+    rows, columns = np.mgrid[:16, 12:16].reshape(2, -1)
+    data = data | {"unlabelled": jnp.asarray(np.stack([rows, columns], axis=1), jnp.int32)}
+    elsewhere = data | {"images": {name: image.at[:, 12:].add(1.0) for name, image in data["images"].items()}}
+    for unlabelled in (0, 2):
+        config.mutual.unlabelled = unlabelled
+        loss, parameters = objective()
+        loss = jit(loss)
+        here, there = (loss(parameters, (), scene, CENTRES, KEY, jnp.int32(50))[1][0] for scene in (data, elsewhere))
+        for name in ("cnn", "transformer", "fused"):
+            np.testing.assert_allclose(here[f"loss/{name}"], there[f"loss/{name}"], rtol=1e-6)
+        for name in ("entropy", "similarity"):
+            assert (here[f"loss/{name}"] != there[f"loss/{name}"]) == bool(unlabelled)
+
+
 def test_only_the_pixel_that_was_drawn_counts(config, data, train, objective):
     config.branches = ("cnn",)
     config.centre = 3
