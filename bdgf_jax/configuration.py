@@ -157,14 +157,23 @@ def side_seen(config: Config) -> int:
 
 
 def differences(before: dict, after: dict, sections: Iterable[str]) -> list[str]:
-    """`field: before -> after` for every field of these sections that differs and has a say in what is learnt."""
+    """`field: before -> after` for every field of these sections that differs and has a say in what is learnt.
+
+    A field that `before` does not know came later than it: its default does what was done then.
+    """
     wanted = tuple(f"{section}." for section in sections)
-    old, new = dict(flatten(before)), dict(flatten(after))
+    old, new = _defaults() | dict(flatten(before)), _defaults() | dict(flatten(after))
     has_a_say = lambda field: field.startswith(wanted) and not field.endswith(HAVE_NO_SAY)
     fields = [field for field in {**old, **new} if has_a_say(field)]
     return [
         f"{field}: {old.get(field)!r} -> {new.get(field)!r}" for field in fields if old.get(field) != new.get(field)
     ]
+
+
+def _defaults() -> dict[str, object]:
+    """What `base` has in every field, but those that are the user's to name."""
+    fields = dict(flatten(_run_file(config_folder() / "base.py", "")))
+    return {field: value for field, value in fields.items() if not f"{field}.".startswith(FREE)}
 
 
 def _explain(error: Exception, overrides: list[str], fields: dict[str, object]) -> str:

@@ -89,5 +89,16 @@ def test_differences_are_told_field_by_field():
     assert configuration.differences(before, after, ("train",)) == ["train.steps: 1 -> 2"]
 
 
+def test_a_field_that_came_later_had_its_default_before():
+    before, after = (configuration.load("sentinel_lulc").to_dict() for _ in range(2))
+    del before["classifier"]["mutual"]["unlabelled"]
+    del before["scene"]["modalities"]["s1"]
+    changed = configuration.differences(before, after, ("scene", "classifier"))
+    assert changed
+    assert all(difference.startswith("scene.modalities.s1.") for difference in changed)
+    after["classifier"]["mutual"]["unlabelled"] = 2
+    assert configuration.differences(before, after, ("classifier",)) == ["classifier.mutual.unlabelled: 0 -> 2"]
+
+
 def test_tuples_and_lists_do_not_differ():
     assert not configuration.differences({"a": {"b": [1, 2]}}, {"a": {"b": (1, 2)}}, ("a",))
