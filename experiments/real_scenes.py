@@ -4,10 +4,12 @@
 
 Each seed draws its own split, with which every method trains on the same pixels and is scored on the same others. The
 DDPM sees no labels and is trained once for a scene, so that the deviations are those of splits and of the classifiers.
-`bdgf_paper` is the preset `paper`, without what is ours, on the same DDPM. `probe_trained` and `probe_untrained` are
-logistic regressions on the pixels' diffusion features, of the pre-trained U-Net and of one as it was initialised: what
-pre-training is worth. What FILE.json holds is not run again, but with `--renew`: `--renew --only bdgf,probes` is what a
-change of the defaults asks for, since the others' figures stay.
+`bdgf_paper` is the preset `paper`, without what is ours, on the same DDPM. `bdgf_smoothed` and `vote_smoothed` are the
+maps of `bdgf` and of the vote that `predict.average_with_vote` takes, smoothed by `predict.smoothing`, each with the
+radius that was best on validation blocks for the same method, trained without these. `probe_trained` and
+`probe_untrained` are logistic regressions on the pixels' diffusion features, of the pre-trained U-Net and of one as it
+was initialised: what pre-training is worth. What FILE.json holds is not run again, but with `--renew`: `--renew --only
+bdgf,smoothed,probes` is what a change of the defaults asks for, since the others' figures stay.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # so that it runs by its path as by its name
 
-from bdgf_jax import configuration, extraction, mapping
+from bdgf_jax import configuration, extraction, mapping, smoothing
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import PAPER, Config
 from bdgf_jax.diffusion.features import pixel_features
@@ -35,18 +37,23 @@ from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.scene import Scene
+from bdgf_jax.voting import vote
 from experiments.baselines import METHODS, baseline_features, baselines
 
 FIGURES = ("oa", "aa", "kappa")
 # The fields of the preset `paper`, as `configured` takes them.
 PAPER_FIELDS = {field.replace(".", "__"): value for field, value in PAPER.items()}
-# What is run together, and its rows in the table; `bdgf` has one more where there is a context, `bdgf_with_vote`.
+# What is run together, and its rows in the table; where there is a context, `bdgf` has one more, `bdgf_with_vote`, and
+# `smoothed` has `vote_smoothed`.
 GROUPS = {
     "bdgf": ("bdgf",),
     "paper": ("bdgf_paper",),
+    "smoothed": ("bdgf_smoothed",),
     "probes": ("probe_trained", "probe_untrained"),
     "baselines": METHODS,
 }
+SMOOTHING = (0, 1, 2, 4)  # radii to choose from
+VALIDATION_BLOCKS = 0.3  # share of the training blocks that they are chosen on
 
 
 def main() -> int:
@@ -137,11 +144,13 @@ def prepare(config: Config, groups: set[str], workdir: pathlib.Path) -> dict[str
     if groups - {"baselines"}:
         pretrain(whole)
     # Before those of `paper`, which take their place in the workdir.
-    trained = extraction.diffusion_features(whole) if groups & {"bdgf", "probes"} else ()
+    trained = extraction.diffusion_features(whole) if groups & {"bdgf", "smoothed", "probes"} else ()
+    guidance = (*trained, *extraction.context_features(whole)) if groups & {"bdgf", "smoothed"} else ()
     found = {}
     if "bdgf" in groups:
-        guidance = (*trained, *extraction.context_features(whole))
         found["bdgf"] = lambda run: classify(run, guidance)
+    if "smoothed" in groups:
+        found["smoothed"] = lambda run: smoothed(run, guidance)
     if "paper" in groups:
         published = configured(config, **PAPER_FIELDS)
         published_guidance = extraction.features(dataclasses.replace(whole, config=published))
@@ -177,6 +186,30 @@ def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray
     predictions = mapping.predict(shown, guidance, where=test)
     names = {"bdgf": "network", "bdgf_with_vote": "fused"} if voting else {"bdgf": "fused"}
     return {method: predictions[name][test] for method, name in names.items()}
+
+
+def smoothed(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+    """Smoothed class probabilities of the test pixels, (n, k), of BDGF and, with a context, of the vote.
+
+    Whoever chooses a radius has not learnt from the validation blocks, as whoever then makes the map has.
+    """
+    aside = configured(run.config, scene__split__validation_blocks=VALIDATION_BLOCKS, predict__smoothing=SMOOTHING)
+    choosing, test = open_run(aside, run.workdir / "choosing"), run.scene.masks["test"]
+    voting = {"vote_smoothed": vote} if run.config.features.context.components else {}
+    found = {}
+    for method, predict in {"bdgf_smoothed": network, **voting}.items():
+        validation = smoothing.looked_at(choosing, choosing.scene.masks["validation"])
+        radius, _ = smoothing.choose_radius(choosing, predict(choosing, guidance, validation))
+        rough = predict(run, guidance, smoothing.looked_at(choosing, test))
+        found[method] = smoothing.smooth(run, rough, radius)[test]
+    return found
+
+
+def network(run: Run, guidance: tuple[np.ndarray, ...], where: np.ndarray) -> np.ndarray:
+    """Class probabilities of these pixels by BDGF, trained if need be and not smoothed, (h, w, k)."""
+    train(run, guidance)
+    plain = dataclasses.replace(run, config=configured(run.config, predict__smoothing=()))
+    return mapping.predict(plain, guidance, where=where)["fused"]
 
 
 def configured(config: Config, **fields) -> Config:

@@ -6,8 +6,9 @@ import pytest
 
 from bdgf_jax import configuration, extraction
 from bdgf_jax.run import open_run
+from bdgf_jax.smoothing import choose_radius, smooth
 from bdgf_jax.voting import vote
-from experiments.real_scenes import classify, compare, configured, main, table
+from experiments.real_scenes import classify, compare, configured, main, network, smoothed, table
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def test_every_method_has_a_number_a_seed_on_the_same_pixels(compared):
     assert scene["seeds"] == [0]
     assert len(scene["n_train"]) == len(scene["n_test"]) == 1
     shallow = {"rf_pixels", "svm_pixels", "soft_vote", "probe_trained", "probe_untrained"}
-    assert shallow | {"bdgf", "bdgf_paper"} <= set(scene["methods"])
+    assert shallow | {"bdgf", "bdgf_paper", "bdgf_smoothed"} <= set(scene["methods"])
     for figures in scene["methods"].values():
         for values in figures.values():
             assert len(values) == 1
@@ -72,7 +73,7 @@ def test_a_seed_that_only_some_methods_have_leaves_the_others_out_of_the_table(c
 def test_a_group_that_does_not_exist_is_refused_by_name(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["real_scenes", "--config=demo:tiny", "--out=x.json", "--only=bdgf,votes"])
     assert main() == 2
-    assert "there is no 'votes'; there are bdgf, paper, probes, baselines" in capsys.readouterr().err
+    assert "there is no 'votes'; there are bdgf, paper, smoothed, probes, baselines" in capsys.readouterr().err
 
 
 def test_where_there_is_a_context_the_mean_with_the_vote_is_one_more_method(tmp_path):
@@ -83,6 +84,20 @@ def test_where_there_is_a_context_the_mean_with_the_vote_is_one_more_method(tmp_
     np.testing.assert_allclose(
         found["bdgf_with_vote"], (found["bdgf"] + vote(run, guidance, test)[test]) / 2, atol=1e-6
     )
+
+
+def test_a_smoothed_map_has_the_radius_that_was_best_before_the_validation_blocks_were_learnt_from(tmp_path):
+    fields = ["features.source=none", "classifier.stages=1", "classifier.branches=('cnn',)", "train.steps=2"]
+    config = configuration.load("demo:tiny", [f"--config.{field}" for field in fields])
+    run = open_run(config, tmp_path / "run")
+    guidance, test, valid = extraction.features(run), run.scene.masks["test"], run.scene.valid
+    found = smoothed(run, guidance)
+    aside = configured(config, scene__split__validation_blocks=0.3, predict__smoothing=(0, 1, 2, 4))
+    choosing = open_run(aside, tmp_path / "aside")
+    for method, predict in {"bdgf_smoothed": network, "vote_smoothed": vote}.items():
+        radius, _ = choose_radius(choosing, predict(choosing, guidance, valid))
+        expected = smooth(run, predict(run, guidance, valid), radius)[test]
+        np.testing.assert_allclose(found[method], expected, atol=1e-5)
 
 
 def test_the_table_states_mean_and_deviation():
