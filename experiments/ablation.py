@@ -5,11 +5,12 @@
 A variant is the default with a few fields changed (`VARIANTS`). `paper` switches on what the paper's abstract names and
 switches off what is ours. Every variant trains on the same pixels of a seed's split and is scored on the same others;
 McNemar's test compares its maps with the default's, on the test pixels of all seeds together. The DDPM is pre-trained
-once, with the default, and once more for each variant that changes how. Since the direct head has most of the say, the
-mean of the branches is scored without it too (`branches_oa` …). The default's branches are also scored one by one and
-in pairs as they come out of the training together, as `predict.branches` would show them. What FILE.json holds is not
-run again, so that the command may be stopped and given anew, with more seeds or variants. `--quick` runs two of them in
-the tiny configuration.
+once, with the default, and once more for each variant that changes how. What is done to probabilities afterwards is
+done to those of the default's classifiers. Since the direct head has most of the say, the mean of the branches is
+scored without it too (`branches_oa` …). The default's branches are also scored one by one and in pairs as they come out
+of the training together, as `predict.branches` would show them. What FILE.json holds is not run again, so that the
+command may be stopped and given anew, with more seeds or variants. `--quick` runs two of them in the tiny
+configuration.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
+from experiments.afterwards import AFTERWARDS
 from experiments.real_scenes import FIGURES, PAPER_FIELDS, configured, deviation, of_split, record_of, spread
 
 PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
@@ -81,7 +83,9 @@ VARIANTS: dict[str, dict[str, dict]] = {
         "batches as they come": {"train__class_balance": "none"},
         "mean over five seeds": {"train__num_seeds": 5},
         "no jitter": {"train__jitter": 0.0},
+        "aligned on unlabelled patches": {"classifier__mutual__unlabelled": 1},
     },
+    "afterwards": {"smoothed, radius 2": {"predict__smoothing": (2,)}, **{name: {} for name in AFTERWARDS}},
     "scan": {"four directions": {"classifier__directions": "four"}, "square": {"classifier__convolution": "square"}},
     "patches": {
         "patch 11": {"classifier__patch": 11},
@@ -148,12 +152,15 @@ def ablate(
         guidance = guide(config, changed, name, workdir) if missing else ()
         for seed in missing:
             began = time.monotonic()
-            run = open_run(of_split(changed, seed), workdir / slug(name) / f"seed_{seed}")
+            trained = "default" if name in VARIANTS["afterwards"] else name
+            run = open_run(of_split(changed, seed), workdir / slug(trained) / f"seed_{seed}")
             train(run, guidance)
-            test = run.scene.masks["test"]
-            predictions = {name: values[test] for name, values in mapping.predict(run, guidance, where=test).items()}
+            test, predict = run.scene.masks["test"], AFTERWARDS.get(name, mapping.predict)
+            predictions = {branch: values[test] for branch, values in predict(run, guidance, where=test).items()}
             reference, predicted = run.scene.labels[test], predictions["fused"].argmax(-1).astype(np.int32)
-            np.savez(pixels_file(workdir, name, seed), reference=reference, predicted=predicted)
+            pixels = pixels_file(workdir, name, seed)
+            pixels.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(pixels, reference=reference, predicted=predicted)
             figures = agreement(reference, predictions["fused"])
             alone = agreement(
                 reference, np.mean([predictions[name] for name in run.config.classifier.branches], axis=0)

@@ -5,6 +5,7 @@ import pytest
 
 from bdgf_jax import configuration
 from experiments.ablation import CHANGES, ablate, differences, plot, table
+from experiments.afterwards import AFTERWARDS
 from experiments.real_scenes import configured
 
 
@@ -12,7 +13,7 @@ from experiments.real_scenes import configured
 def test_every_variant_changes_fields_that_exist(name):
     config = configuration.load("sentinel_lulc")
     changed = configured(config, **CHANGES[name])
-    is_the_default = name in ("default", f"stride {config.classifier.centre}")
+    is_the_default = name in ("default", f"stride {config.classifier.centre}", *AFTERWARDS)
     assert (changed.to_dict() == config.to_dict()) == is_the_default
     levels = len(changed.features.levels) + (changed.features.context.components > 0)
     assert levels <= changed.classifier.stages
@@ -46,6 +47,23 @@ def test_what_is_done_is_not_run_again(record, monkeypatch):
     monkeypatch.setattr("experiments.ablation.train", lambda *_: pytest.fail("ran again"))
     assert ablate(*arguments) == before
     assert json.loads(arguments[5].read_text())["scenes"] == [before]
+
+
+@pytest.mark.slow
+def test_what_is_done_afterwards_is_done_to_the_default_s_classifiers(record, monkeypatch):
+    before, arguments = record
+    trained = []
+    monkeypatch.setattr("experiments.ablation.train", lambda run, guidance: trained.append(run.workdir))
+    names = ("default", "smoothed, radius 2", *AFTERWARDS)
+    after = ablate(*arguments[:3], names, arguments[4], arguments[5].with_name("afterwards.json"))
+    again = json.loads(arguments[5].with_name("afterwards.json").read_text())["scenes"][0]
+    assert set(trained) == {arguments[4] / "default" / "seed_0"}
+    assert after["variants"]["default"] == {
+        "seeds": [0],
+        **{f: before["variants"]["default"][f] for f in again["variants"]["default"] if f != "seeds"},
+    }
+    for name in names[1:]:
+        assert after["variants"][name]["mcnemar"]["only_first"] >= 0
 
 
 def test_differences_are_paired_by_seed_and_stand_in_table_and_figure(tmp_path):
