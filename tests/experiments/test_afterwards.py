@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,10 +10,13 @@ from experiments.afterwards import inverses, over_symmetries, proportions, with_
 
 
 def test_every_symmetry_is_taken_back():
-    patches = np.random.default_rng(0).normal(size=(8, 5, 5, 2))
-    there = transform(patches, np.arange(8))
-    assert len({np.asarray(patch).tobytes() for patch in transform(np.repeat(patches[:1], 8, 0), np.arange(8))}) == 8
-    np.testing.assert_array_equal(transform(there, inverses()), patches)
+    patches = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, 5, 2)))
+    there = transform(patches, jnp.arange(8))
+    assert (
+        len({np.asarray(patch).tobytes() for patch in transform(jnp.repeat(patches[:1], 8, axis=0), jnp.arange(8))})
+        == 8
+    )
+    np.testing.assert_array_equal(transform(there, jnp.asarray(inverses())), patches)
 
 
 def test_proportions_are_those_that_the_samples_were_drawn_with():
