@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from bdgf_jax import extraction, mapping, networks, smoothing
 from bdgf_jax.classifier.augmentation import random_symmetries, transform
 from bdgf_jax.classifier.class_balance import balanced_candidates, class_weights
 from bdgf_jax.classifier.objective import classification_objective
+from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.denoiser import build_denoiser
 from bdgf_jax.diffusion.features import pixel_features
 from bdgf_jax.diffusion.masking import masking_rule
@@ -26,6 +28,7 @@ from bdgf_jax.scenes.crops import random_crops, transform_crops
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.statistics import BandTransform
 from bdgf_jax.training.batches import Samples
+from bdgf_jax.training.cores import share_of_cores
 from bdgf_jax.training.distributed import first_before_others
 from bdgf_jax.training.loop import fit
 from bdgf_jax.training.mesh import check_batch_size, make_mesh
@@ -164,7 +167,7 @@ def check_training(run: Run) -> None:
         unlabelled_pixels(run)
     smoothing.check_smoothing(run)
     networks.seeds(config)
-    check_batch_size(config.train.batch_size, make_mesh(config.mesh.to_dict()))
+    check_batch_size(config.train.batch_size, mesh_of(config, pieces=1))
     classifier = nnx.eval_shape(networks.initialiser(run, extraction.feature_shapes(run)), jax.random.key(0))
     classification_objective(nnx.graphdef(classifier), config.classifier, config.train, gather=gather)
 
@@ -239,7 +242,19 @@ def training_task(run: Run, guidance: tuple[np.ndarray, ...]) -> Task:
     )
 
 
+def mesh_of(config: Config, *, pieces: int, copied: int = 0) -> Mesh:
+    """The devices of a training, see `cores.share_of_cores`.
+
+    Raises:
+      InputError: the mesh that the config asks for cannot be laid over them.
+    """
+    axes = config.mesh.to_dict()
+    return make_mesh(axes, share_of_cores(axes, pieces, copied))
+
+
 def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> TrainState:
+    # The cores of a CPU share the pre-training's batches, see `cores`.
+    pieces = run.config.pretrain.batch_size if stretch == "pretrain" else 1
     needed = [*networks.RECORDS, *([extraction.FEATURE_STATISTICS] if stretch == "train" else [])]
     return fit(
         task.objective,
@@ -250,7 +265,7 @@ def _fit(run: Run, stretch: str, title: str, task: Task, **watching: Any) -> Tra
         config=run.config[stretch],
         workdir=run.workdir / stretch,
         title=title,
-        mesh=make_mesh(run.config.mesh.to_dict()),
+        mesh=mesh_of(run.config, pieces=pieces, copied=sum(array.nbytes for array in jax.tree.leaves(task.data))),
         placement=run.config.placement,
         seeds=networks.seeds(run.config) if stretch == "train" and run.config.train.num_seeds > 1 else (),
         files={name: run.workdir / name for name in needed if (run.workdir / name).is_file()},

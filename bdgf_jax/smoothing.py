@@ -76,7 +76,7 @@ def smooth(run: Run, probabilities: Float[ndarray, "h w k"], radius: int) -> Flo
     """
     if radius == 0:
         return probabilities
-    predicted = probabilities.any(axis=-1)
+    predicted = probabilities.sum(axis=-1) > 0.0
     guide = np.concatenate([image[..., :CHANNELS] for image in run.images.values()], axis=-1)
     filtered = np.maximum(guided_filter(probabilities, guide, predicted, radius=radius, edge=EDGE), 0.0)
     filtered /= np.maximum(filtered.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)

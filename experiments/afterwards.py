@@ -82,7 +82,7 @@ def proportions(probabilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " 
     return shares
 
 
-AFTERWARDS: dict[str, Callable[[Run, tuple[np.ndarray, ...], Bool[np.ndarray, "h w"]], Predictions]] = {
+AFTERWARDS: dict[str, Callable[..., Predictions]] = {
     "mean over flips and turns": over_symmetries,
     "estimated class proportions": with_proportions,
 }

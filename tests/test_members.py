@@ -49,7 +49,7 @@ def together(tmp_path_factory):
 def singles(tmp_path_factory):
     """The same of each seed by itself, on one device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
+        patch.setattr(fitting, "make_mesh", lambda axes, _: make_mesh(axes, jax.devices()[:1]))
         folder = tmp_path_factory.mktemp("singles")
         return [trained(folder / str(seed), f"--config.train.seed={seed}") for seed in SEEDS]
 

@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from bdgf_jax.errors import InputError
+from bdgf_jax.training.cores import offer_cores
 
 # After so many seconds without a sign of life from one of them, the others stop with an error.
 HEARTBEAT = 60
@@ -73,13 +74,15 @@ def find_processes(environment: Mapping[str, str]) -> Processes | None:
 
 
 def join_processes(environment: Mapping[str, str] = os.environ) -> None:
-    """Makes this process one of those that its launcher started, where it started several. Before any use of JAX.
+    """Makes this process one of those that its launcher started, where it started several; else lets it have its cores
+    as devices. Before any use of JAX.
 
     Raises:
       InputError: the launcher's variables are incomplete.
     """
     processes = find_processes(environment)
     if processes is None:
+        offer_cores()
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(

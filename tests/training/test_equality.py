@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 
 
 def train(workdir, devices, placement, monkeypatch):
-    monkeypatch.setattr(fitting, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:devices]))
+    monkeypatch.setattr(fitting, "make_mesh", lambda axes, _: make_mesh(axes, jax.devices()[:devices]))
     assert cli.main([*COMMAND, "--workdir", str(workdir), f"--config.placement={placement}"]) == 0
     return workdir
 
