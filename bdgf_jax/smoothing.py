@@ -17,7 +17,7 @@ from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.run import Run
 
 FILE = "smoothing.json"  # which radius was taken, and how the map does without it
-EDGE = 0.1  # ε of the filter, whose guides have unit variance over the scene
+EDGE = 0.3  # ε of the filter, whose guides have unit variance over the scene
 CHANNELS = 2  # the leading ones of each modality guide
 
 
