@@ -58,11 +58,11 @@ def check_ranges(given: Mapping[str, Any]) -> None:
       given: dotted name of each field -> value.
 
     Raises:
-      InputError: one of them is out of its range.
+      InputError: one of them is out of its range, or no number.
     """
     for expected, fields in FIELDS.items():
         for field in fields:
             value = given[field]
             numbers = value if isinstance(value, Iterable) else [value]
-            if not all(ALLOWED[expected](number) for number in numbers):
+            if not all(isinstance(number, int | float) and ALLOWED[expected](number) for number in numbers):
                 raise InputError(f"config.{field} is {value}; expected {expected}.")

@@ -30,3 +30,8 @@ def test_a_number_out_of_its_range_is_refused_by_name(field, value):
     given = (kind(value), kind(value)) if isinstance(as_it_is, list) else kind(value)
     with pytest.raises(InputError, match=rf"config.{field} is .*; expected"):
         configuration.load("base", [f"--config.{field}={given}"])
+
+
+def test_what_is_no_number_in_a_list_of_numbers_is_refused_by_name():
+    with pytest.raises(InputError, match=r"config.masking.ramp is \['x', 0.8\]; expected a number from 0 to 1"):
+        configuration.load("base", ["--config.masking.ramp=('x', 0.8)"])
