@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bdgf_jax import configuration, extraction, mapping, scoring
+from bdgf_jax import caching, configuration, extraction, mapping, scoring
 from bdgf_jax.cli import main
 from bdgf_jax.errors import InputError
 from bdgf_jax.fitting import check_training, train
@@ -61,6 +61,7 @@ def test_the_radius_that_is_best_on_the_validation_pixels_is_taken(run):
     assert choose_radius(smoothed_by(run, 5), noisy) == (5, {})
 
 
+@pytest.mark.slow
 def test_a_map_is_smoothed_as_if_all_of_it_had_been_predicted(run, trained):
     """Only as much round the wanted pixels is predicted as they depend on."""
     asked, wanted = smoothed_by(run, 1, 2), run.scene.masks["test"] & (np.indices(run.scene.shape)[0] < 30)
@@ -74,6 +75,7 @@ def test_a_map_is_smoothed_as_if_all_of_it_had_been_predicted(run, trained):
     np.testing.assert_allclose(whole["fused"], smooth(run, plain, radius), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_report_says_what_it_was_worth(run, trained):
     asked = smoothed_by(run, 0, 2)
     predictions = mapping.predict(asked, trained)
@@ -102,7 +104,9 @@ def test_a_choice_needs_validation_pixels(run, tmp_path):
         check_training(smoothed_by(run, 2.5))
 
 
-def test_windows_refuse_it(run, trained, capsys):
+@pytest.mark.slow
+def test_windows_refuse_it(run, trained, capsys, monkeypatch):
+    monkeypatch.setattr(caching, "use_compilation_cache", lambda: None)
     arguments = ["--config", "demo:tiny", "--workdir", str(run.workdir), *OVERRIDES]
     assert main(["predict", *arguments, "--config.predict.tile=64", "--config.predict.smoothing=(2,)"]) == 2
     assert "predict.smoothing does not go with windows" in capsys.readouterr().err
