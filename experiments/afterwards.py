@@ -35,13 +35,14 @@ def over_symmetries(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.n
     def classify(centres):
         patches = gather(data, centres, side)
 
-        def turned(symmetry: int, back: int):
-            seen = transform(patches, jnp.full(len(centres), symmetry))
-            found = of_patches(parameters, seen["images"], seen["guidance"])
-            return transform(found, jnp.full(len(centres), back))
+        def turned(there_and_back):
+            there, back = (jnp.full(len(centres), symmetry) for symmetry in there_and_back)
+            seen = transform(patches, there)
+            return transform(of_patches(parameters, seen["images"], seen["guidance"]), back)
 
-        found = [turned(symmetry, int(back)) for symmetry, back in enumerate(inverses())]
-        return jax.tree.map(lambda *values: sum(values) / len(values), *found)
+        # One after the other, so that one network is compiled and not eight.
+        found = jax.lax.map(turned, (jnp.arange(8), jnp.asarray(inverses())))
+        return jax.tree.map(lambda values: values.mean(axis=0), found)
 
     return mapping.probabilities(run, classify, where)
 

@@ -90,6 +90,7 @@ def test_a_run_leaves_what_users_scripts_rely_on(run):
         "against_own_map",
         "members",
         "vote",
+        "smoothing",
         "without",
         "seed",
         "seconds",

@@ -54,7 +54,7 @@ def test_what_is_done_afterwards_is_done_to_the_default_s_classifiers(record, mo
     before, arguments = record
     trained = []
     monkeypatch.setattr("experiments.ablation.train", lambda run, guidance: trained.append(run.workdir))
-    names = ("default", "smoothed, radius 2", *AFTERWARDS)
+    names = ("default", "smoothed, radius 2", "estimated class proportions")
     after = ablate(*arguments[:3], names, arguments[4], arguments[5].with_name("afterwards.json"))
     again = json.loads(arguments[5].with_name("afterwards.json").read_text())["scenes"][0]
     assert set(trained) == {arguments[4] / "default" / "seed_0"}

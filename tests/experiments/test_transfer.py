@@ -26,7 +26,7 @@ def get_config(size=""):
     config.scene.split.kind = "per_class"
     config.diffusion.multipliers = (1,)
     config.pretrain.update(batch_size=8, crop=8, tile=16)
-    config.classifier.branches = ("cnn",)
+    config.classifier.update(branches=("cnn",), stages=2)
     config.features.update(levels=(0,), timesteps=(50,), draws=1, tile=32, margin=0)
     return config
 """
@@ -59,7 +59,7 @@ def test_both_programs_run_quickly_and_leave_their_numbers(groups):
         arguments = ["--config", groups / "config.py", "--groups", groups / "groups", "--out", groups / f"{name}.json"]
         arguments += ["--workdir", groups / "runs"] if name == "transfer" else []
         program = [sys.executable, ROOT / "experiments" / f"{name}.py", *arguments, "--quick"]
-        done = subprocess.run(list(map(str, program)), env=environment, capture_output=True, text=True, timeout=170)
+        done = subprocess.run(list(map(str, program)), env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((groups / "transfer.json").read_text())
     assert record["pretraining_steps"] == 4
