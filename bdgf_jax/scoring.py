@@ -199,6 +199,9 @@ def told_smoothing(found: Mapping[str, Any]) -> str:
     """With which radius a map was smoothed, why that one, and how accurate it is without."""
     reached, rough = found["validation_aa"], found["without"]
     listed = ", ".join(f"{radius} {aa:.1%}" for radius, aa in reached.items())
+    if not found["radius"]:
+        better = f": no radius did better on the validation pixels (average accuracy: {listed})" if reached else ""
+        return f"The map was not smoothed{better}."
     chosen = f", the best by its average accuracy on the validation pixels ({listed})" if reached else ""
     return (
         f"The map's probabilities were smoothed along the images' edges with a radius of {found['radius']}{chosen}."

@@ -87,9 +87,10 @@ def test_the_report_says_what_it_was_worth(run, trained):
     plain = (predictions["rough"][test].argmax(-1) == run.scene.labels[test]).mean()
     assert found["without"]["oa"] == pytest.approx(plain)
     assert set(found["validation_aa"]) == {"0", "2"}
-    told = scoring.told_smoothing(found)
-    assert f"radius of {found['radius']}, the best by its average accuracy on the validation pixels" in told
+    told = scoring.told_smoothing(found | {"radius": 2})
+    assert "radius of 2, the best by its average accuracy on the validation pixels" in told
     assert f"{plain:.1%}" in told
+    assert "not smoothed: no radius did better" in scoring.told_smoothing(found | {"radius": 0})
     scoring.score_smoothing(run, mapping.predict(run, trained))
     assert read_json(run.workdir / FILE) == {}
 
