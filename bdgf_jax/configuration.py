@@ -81,7 +81,7 @@ def load(name_or_file: str, overrides: Iterable[str] = ()) -> Config:
     if size == "paper":
         config.update_from_flattened_dict(PAPER)
     if path.stem != "base":
-        _check_fields(path, dict(flatten(_run_file(config_folder() / "base.py", ""))), dict(flatten(config)))
+        _check_fields(path, _defaults(), dict(flatten(config)))
     config = _override(config, list(overrides))
     check_ranges(dict(flatten(config)))
     return config
@@ -162,7 +162,8 @@ def differences(before: dict, after: dict, sections: Iterable[str]) -> list[str]
     A field that `before` does not know came later than it: its default does what was done then.
     """
     wanted = tuple(f"{section}." for section in sections)
-    old, new = _defaults() | dict(flatten(before)), _defaults() | dict(flatten(after))
+    defaults = {field: value for field, value in _defaults().items() if not f"{field}.".startswith(FREE)}
+    old, new = defaults | dict(flatten(before)), defaults | dict(flatten(after))
     has_a_say = lambda field: field.startswith(wanted) and not field.endswith(HAVE_NO_SAY)
     fields = [field for field in {**old, **new} if has_a_say(field)]
     return [
@@ -171,9 +172,8 @@ def differences(before: dict, after: dict, sections: Iterable[str]) -> list[str]
 
 
 def _defaults() -> dict[str, object]:
-    """What `base` has in every field, but those that are the user's to name."""
-    fields = dict(flatten(_run_file(config_folder() / "base.py", "")))
-    return {field: value for field, value in fields.items() if not f"{field}.".startswith(FREE)}
+    """What `base` has in every field."""
+    return dict(flatten(_run_file(config_folder() / "base.py", "")))
 
 
 def _explain(error: Exception, overrides: list[str], fields: dict[str, object]) -> str:

@@ -27,6 +27,8 @@ from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.statistics import invert_band_transform
 
+FIGURES = ("oa", "aa", "kappa")
+
 
 def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:
     """Scores a map on the test pixels and writes `metrics.json`.
@@ -89,7 +91,7 @@ def score_members(run: Run, guidance: tuple[np.ndarray, ...]) -> None:
     for member in networks.separate(parameters, run.config):
         probabilities = mapping.probabilities(run, partial(classify, member, data), test)["fused"][test]
         found.append(agreement(run.scene.labels[test], probabilities))
-    record = {figure: _spread([one[figure] for one in found]) for figure in ("oa", "aa", "kappa")}
+    record = {figure: _spread([one[figure] for one in found]) for figure in FIGURES}
     write_json(run.workdir / mapping.MEMBERS, {"seeds": list(seeds), **record})
 
 
@@ -104,9 +106,7 @@ def score_vote(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) 
     test = run.scene.masks["test"]
     if "vote" not in predictions or not test.any():
         return
-    found = {name: agreement(run.scene.labels[test], predictions[name][test]) for name in ("network", "vote")}
-    figures = {name: {figure: one[figure] for figure in ("oa", "aa", "kappa")} for name, one in found.items()}
-    write_json(run.workdir / voting.FILE, figures)
+    write_json(run.workdir / voting.FILE, {name: _figures(run, predictions[name]) for name in ("network", "vote")})
 
 
 def score_smoothing(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k"]]) -> None:
@@ -121,9 +121,15 @@ def score_smoothing(run: Run, predictions: Mapping[str, Float[np.ndarray, "h w k
     if "rough" not in predictions or not test.any():
         return
     radius, reached = smoothing.choose_radius(run, predictions["rough"])
-    found = agreement(run.scene.labels[test], predictions["rough"][test])
-    figures = {figure: found[figure] for figure in ("oa", "aa", "kappa")}
-    write_json(run.workdir / smoothing.FILE, {"radius": radius, "validation_aa": reached, "without": figures})
+    without = _figures(run, predictions["rough"])
+    write_json(run.workdir / smoothing.FILE, {"radius": radius, "validation_aa": reached, "without": without})
+
+
+def _figures(run: Run, probabilities: Float[np.ndarray, "h w k"]) -> dict[str, float]:
+    """OA, AA and κ on the test pixels."""
+    test = run.scene.masks["test"]
+    found = agreement(run.scene.labels[test], probabilities[test])
+    return {figure: found[figure] for figure in FIGURES}
 
 
 def _spread(values: list[float]) -> dict[str, Any]:

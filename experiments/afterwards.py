@@ -66,7 +66,8 @@ def with_proportions(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.
       guidance: diffusion features of the scene, by level.
       where: pixels that are wanted.
     """
-    predictions, everywhere = mapping.predict(run, guidance, where=run.scene.valid), run.scene.valid
+    everywhere = run.scene.valid
+    predictions = mapping.predict(run, guidance, where=everywhere)
     weights = proportions(predictions["fused"][everywhere]) * len(run.classes)
     weighed = predictions["fused"] * weights
     fused = weighed / np.maximum(weighed.sum(-1, keepdims=True), np.finfo(np.float32).tiny)

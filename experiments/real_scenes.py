@@ -195,13 +195,13 @@ def smoothed(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray
     """
     aside = configured(run.config, scene__split__validation_blocks=VALIDATION_BLOCKS, predict__smoothing=SMOOTHING)
     choosing, test = open_run(aside, run.workdir / "choosing"), run.scene.masks["test"]
+    round_validation = smoothing.looked_at(choosing, choosing.scene.masks["validation"])
+    round_test = smoothing.looked_at(choosing, test)
     voting = {"vote_smoothed": vote} if run.config.features.context.components else {}
     found = {}
     for method, predict in {"bdgf_smoothed": network, **voting}.items():
-        validation = smoothing.looked_at(choosing, choosing.scene.masks["validation"])
-        radius, _ = smoothing.choose_radius(choosing, predict(choosing, guidance, validation))
-        rough = predict(run, guidance, smoothing.looked_at(choosing, test))
-        found[method] = smoothing.smooth(run, rough, radius)[test]
+        radius, _ = smoothing.choose_radius(choosing, predict(choosing, guidance, round_validation))
+        found[method] = smoothing.smooth(run, predict(run, guidance, round_test), radius)[test]
     return found
 
 
