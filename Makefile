@@ -55,4 +55,4 @@ $(COMPILERS)/installed: kernels/compilers.txt | $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf .venv build kernels/build
+	rm -rf .venv build kernels/build .pytest_cache
