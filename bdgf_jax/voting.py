@@ -3,6 +3,7 @@
 No part of BDGF: a map may be averaged with it, since the two err at different pixels (`predict.average_with_vote`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from bdgf_jax.run import Run
 
 FILE = "vote.json"  # how network and vote do, each by itself
 TREES = 300
+VOTERS = ("lda", "rf", "boosting")
 
 
-def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w k"]:
-    """Class probabilities by the mean over the `voters`; 0 where not wanted.
+def vote(
+    run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h w"], names: Sequence[str] = VOTERS
+) -> Float[np.ndarray, "h w k"]:
+    """Class probabilities by the mean over these `voters`; 0 where not wanted.
 
     They are trained on the spot, on the scene's training pixels, which takes seconds.
 
@@ -25,6 +29,7 @@ def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h 
       run: of the scene.
       guidance: of the scene, by level; the last is the classical context.
       where: pixels that are wanted.
+      names: of the voters.
 
     Raises:
       InputError: the scene has no training pixels, or `features.context` asks for no context.
@@ -41,14 +46,14 @@ def vote(run: Run, guidance: tuple[np.ndarray, ...], where: Bool[np.ndarray, "h 
         )
     context = guidance[-1].astype(np.float32).reshape(*run.scene.shape, -1)
     labels, probabilities = run.scene.labels[train], np.zeros((*run.scene.shape, len(run.classes)), np.float32)
-    models = voters(run.config.train.seed).values()
-    for voter in models:
+    models = voters(run.config.train.seed)
+    for voter in (models[name] for name in names):
         # On so few pixels boosting's threads mostly wait for each other: minutes on a busy machine, seconds with one.
         with threadpool_limits(1, user_api="openmp"):
             voter.fit(context[train], labels)
         found = np.zeros((int(where.sum()), len(run.classes)), np.float32)
         found[:, voter.classes_] = voter.predict_proba(context[where])
-        probabilities[where] += found / len(models)
+        probabilities[where] += found / len(names)
     return probabilities
 
 

@@ -4,12 +4,13 @@
 
 Each seed draws its own split, with which every method trains on the same pixels and is scored on the same others. The
 DDPM sees no labels and is trained once for a scene, so that the deviations are those of splits and of the classifiers.
-`bdgf_paper` is the preset `paper`, without what is ours, on the same DDPM. `bdgf_smoothed` and `vote_smoothed` are the
-maps of `bdgf` and of the vote that `predict.average_with_vote` takes, smoothed by `predict.smoothing`, each with the
-radius that was best on validation blocks for the same method, trained without these. `probe_trained` and
-`probe_untrained` are logistic regressions on the pixels' diffusion features, of the pre-trained U-Net and of one as it
-was initialised: what pre-training is worth. What FILE.json holds is not run again, but with `--renew`: `--renew --only
-bdgf,smoothed,probes` is what a change of the defaults asks for, since the others' figures stay.
+`bdgf_paper` is the preset `paper`, without what is ours, on the same DDPM. `bdgf_smoothed`, `vote_smoothed` and
+`lda_smoothed` are the maps of `bdgf`, of the vote that `predict.average_with_vote` takes, and of its linear
+discriminant, smoothed by `predict.smoothing`, each with the radius that was best on validation blocks for the same
+method, trained without these. `probe_trained` and `probe_untrained` are logistic regressions on the pixels' diffusion
+features, of the pre-trained U-Net and of one as it was initialised: what pre-training is worth. What FILE.json holds is
+not run again, but with `--renew`: `--renew --only bdgf,smoothed,probes` is what a change of the defaults asks for,
+since the others' figures stay.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,11 +46,12 @@ FIGURES = ("oa", "aa", "kappa")
 # The fields of the preset `paper`, as `configured` takes them.
 PAPER_FIELDS = {field.replace(".", "__"): value for field, value in PAPER.items()}
 # What is run together, and its rows in the table; where there is a context, `bdgf` has one more, `bdgf_with_vote`, and
-# `smoothed` has `vote_smoothed`.
+# where there is none, `smoothed_baselines` are left out.
 GROUPS = {
     "bdgf": ("bdgf",),
     "paper": ("bdgf_paper",),
     "smoothed": ("bdgf_smoothed",),
+    "smoothed_baselines": ("vote_smoothed", "lda_smoothed"),
     "probes": ("probe_trained", "probe_untrained"),
     "baselines": METHODS,
 }
@@ -105,6 +108,8 @@ def compare(
       workdir: of the runs.
       out: results so far, and from now on.
     """
+    if not config.features.context.components:
+        groups = [group for group in groups if group != "smoothed_baselines"]
     results = read_json(out) or {"scenes": []}
     record = record_of(results, name, config=portable(config), seeds=[], n_train=[], n_test=[], methods={})
     lacking = lambda seed: [group for group in groups if renew or not is_scored(record, group, seed)]
@@ -141,16 +146,20 @@ def prepare(config: Config, groups: set[str], workdir: pathlib.Path) -> dict[str
       workdir: of the runs; the DDPM is pre-trained in it.
     """
     whole = open_run(config, workdir / "scene")
-    if groups - {"baselines"}:
+    if groups - {"smoothed_baselines", "baselines"}:
         pretrain(whole)
     # Before those of `paper`, which take their place in the workdir.
     trained = extraction.diffusion_features(whole) if groups & {"bdgf", "smoothed", "probes"} else ()
-    guidance = (*trained, *extraction.context_features(whole)) if groups & {"bdgf", "smoothed"} else ()
+    context = extraction.context_features(whole) if groups & {"bdgf", "smoothed", "smoothed_baselines"} else ()
+    guidance = (*trained, *context)
     found = {}
     if "bdgf" in groups:
         found["bdgf"] = lambda run: classify(run, guidance)
     if "smoothed" in groups:
-        found["smoothed"] = lambda run: smoothed(run, guidance)
+        found["smoothed"] = lambda run: smoothed(run, guidance, {"bdgf_smoothed": network})
+    if "smoothed_baselines" in groups:
+        cheap = {"vote_smoothed": vote, "lda_smoothed": partial(vote, names=("lda",))}
+        found["smoothed_baselines"] = lambda run: smoothed(run, context, cheap)
     if "paper" in groups:
         published = configured(config, **PAPER_FIELDS)
         published_guidance = extraction.features(dataclasses.replace(whole, config=published))
@@ -188,18 +197,24 @@ def classify(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray
     return {method: predictions[name][test] for method, name in names.items()}
 
 
-def smoothed(run: Run, guidance: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
-    """Smoothed class probabilities of the test pixels, (n, k), of BDGF and, with a context, of the vote.
+def smoothed(
+    run: Run, guidance: tuple[np.ndarray, ...], methods: Mapping[str, Callable[..., np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Smoothed class probabilities of the test pixels, (n, k), by method.
 
     Whoever chooses a radius has not learnt from the validation blocks, as whoever then makes the map has.
+
+    Args:
+      run: of the split.
+      guidance: of the scene, by level.
+      methods: (run, guidance, pixels that are wanted) -> class probabilities, (h, w, k).
     """
     aside = configured(run.config, scene__split__validation_blocks=VALIDATION_BLOCKS, predict__smoothing=SMOOTHING)
     choosing, test = open_run(aside, run.workdir / "choosing"), run.scene.masks["test"]
     round_validation = smoothing.looked_at(choosing, choosing.scene.masks["validation"])
     round_test = smoothing.looked_at(choosing, test)
-    voting = {"vote_smoothed": vote} if run.config.features.context.components else {}
     found = {}
-    for method, predict in {"bdgf_smoothed": network, **voting}.items():
+    for method, predict in methods.items():
         radius, _ = smoothing.choose_radius(choosing, predict(choosing, guidance, round_validation))
         found[method] = smoothing.smooth(run, predict(run, guidance, round_test), radius)[test]
     return found

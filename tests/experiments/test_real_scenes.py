@@ -1,5 +1,6 @@
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -73,7 +74,10 @@ def test_a_seed_that_only_some_methods_have_leaves_the_others_out_of_the_table(c
 def test_a_group_that_does_not_exist_is_refused_by_name(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["real_scenes", "--config=demo:tiny", "--out=x.json", "--only=bdgf,votes"])
     assert main() == 2
-    assert "there is no 'votes'; there are bdgf, paper, smoothed, probes, baselines" in capsys.readouterr().err
+    assert (
+        "there is no 'votes'; there are bdgf, paper, smoothed, smoothed_baselines, probes, baselines"
+        in capsys.readouterr().err
+    )
 
 
 def test_where_there_is_a_context_the_mean_with_the_vote_is_one_more_method(tmp_path):
@@ -91,10 +95,11 @@ def test_a_smoothed_map_has_the_radius_that_was_best_before_the_validation_block
     config = configuration.load("demo:tiny", [f"--config.{field}" for field in fields])
     run = open_run(config, tmp_path / "run")
     guidance, test, valid = extraction.features(run), run.scene.masks["test"], run.scene.valid
-    found = smoothed(run, guidance)
+    methods = {"bdgf_smoothed": network, "lda_smoothed": partial(vote, names=("lda",))}
+    found = smoothed(run, guidance, methods)
     aside = configured(config, scene__split__validation_blocks=0.3, predict__smoothing=(0, 1, 2, 4))
     choosing = open_run(aside, tmp_path / "aside")
-    for method, predict in {"bdgf_smoothed": network, "vote_smoothed": vote}.items():
+    for method, predict in methods.items():
         radius, _ = choose_radius(choosing, predict(choosing, guidance, valid))
         expected = smooth(run, predict(run, guidance, valid), radius)[test]
         np.testing.assert_allclose(found[method], expected, atol=1e-5)
