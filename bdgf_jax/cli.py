@@ -217,6 +217,7 @@ def command(options: argparse.Namespace, config: Config, workdir: pathlib.Path) 
 def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ...]) -> None:
     """Predicts the map, scores and reports it, as far as was asked."""
     from bdgf_jax import mapping, scoring
+    from bdgf_jax.evaluation.significance import told_p
     from bdgf_jax.memory import noting_peak
 
     predict_seconds = None
@@ -253,7 +254,7 @@ def show(options: argparse.Namespace, run: "Run", guidance: tuple[np.ndarray, ..
         if test := metrics["against_own_map"]:
             print(
                 f"Against {run.workdir / mapping.MAP}: {test['only_first']} test pixels are right only here,"
-                f" {test['only_second']} only there, p = {test['p']:.2g} (McNemar)"
+                f" {test['only_second']} only there, p {told_p(test['p'])} (McNemar)"
             )
         print(f"Report: {report}")
 

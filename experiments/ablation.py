@@ -30,7 +30,7 @@ from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.metrics import agreement
-from bdgf_jax.evaluation.significance import mcnemar
+from bdgf_jax.evaluation.significance import mcnemar, told_p
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
 from experiments.afterwards import AFTERWARDS
@@ -250,9 +250,12 @@ def table(record: dict) -> str:
             for figures in (FIGURES[:2], ALONE[:2]):
                 known = name != "default" and figures[0] in kept and figures[0] in record["variants"]["default"]
                 points = [differences(record, name, figure) for figure in figures] if known else []
-                cells.append(", ".join(f"{each.mean():+.1f} ± {deviation(each):.1f}" for each in points))
+                changed = np.any(points)  # not by what is done to the fused probabilities alone
+                cells.append(", ".join(f"{each.mean():+.1f} ± {deviation(each):.1f}" for each in points if changed))
             test = kept.get("mcnemar")
-            cells.append(f"{test['only_first']}, {test['only_second']}, {test['p']:.2g}" if test else "")
+            cells.append(
+                f"{test['only_first']}, {test['only_second']}, {told_p(test['p']).removeprefix('= ')}" if test else ""
+            )
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from bdgf_jax.fitting import check_training, train
 from bdgf_jax.run import open_run, read_json
 from bdgf_jax.smoothing import FILE, choose_radius, looked_at, smooth
 
-SMALL = ["features.source=none", "classifier.stages=1", "classifier.branches=('cnn',)", "train.steps=10"]
+SMALL = ["features.source=none", "classifier.stages=1", "classifier.branches=('cnn',)", "train.steps=30"]
 OVERRIDES = [f"--config.{field}" for field in (*SMALL, "scene.split.validation_blocks=0.3")]
 
 

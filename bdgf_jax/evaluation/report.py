@@ -17,6 +17,7 @@ from bdgf_jax.evaluation import pictures
 from bdgf_jax.evaluation.charts import curves, line_chart
 from bdgf_jax.evaluation.metrics import users_accuracy
 from bdgf_jax.evaluation.reliability_diagram import reliability_diagram
+from bdgf_jax.evaluation.significance import told_p
 from bdgf_jax.scenes.drawing import clearest
 from bdgf_jax.scenes.rendering import render_modality
 from bdgf_jax.scenes.scene import LandCover, Modality, Scene, class_counts
@@ -82,7 +83,7 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "count": count, "duration": duration, "size": size}
-    environment.filters |= {"sentence": sentence}
+    environment.filters |= {"sentence": sentence, "told_p": told_p}
     maps = _maps(scene, prediction, confidence, disagreement)
     drawn = {name: _rendering(modality) for name, modality in scene.modalities.items()}
     modalities = {

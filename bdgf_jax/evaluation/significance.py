@@ -1,5 +1,6 @@
 """Whether two maps of one scene differ by more than chance."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -36,3 +37,8 @@ def mcnemar(
         return {"only_first": b, "only_second": c, "statistic": None, "p": p}
     statistic = max(abs(b - c) - 1, 0) ** 2 / (b + c)
     return {"only_first": b, "only_second": c, "statistic": statistic, "p": float(chi2.sf(statistic, 1))}
+
+
+def told_p(p: float) -> str:
+    """A p-value with its sign of comparison: where it is less than a number can be, that it is."""
+    return f"= {p:.2g}" if p > 0.0 else f"< {sys.float_info.min:.0e}"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bdgf_jax.evaluation.significance import mcnemar
+from bdgf_jax.evaluation.significance import mcnemar, told_p
 
 
 def maps(both, only_first, only_second, neither):
@@ -37,3 +37,8 @@ def test_the_order_of_the_maps_does_not_matter():
     one, other = mcnemar(reference, first, second), mcnemar(reference, second, first)
     assert (one["p"], one["statistic"]) == (other["p"], other["statistic"])
     assert one["only_first"] == other["only_second"]
+
+
+def test_a_p_that_no_number_holds_is_told_as_a_bound():
+    p = mcnemar(*maps(20, 9_000, 30, 10))["p"]
+    assert (p, told_p(p), told_p(0.01234)) == (0.0, "< 2e-308", "= 0.012")

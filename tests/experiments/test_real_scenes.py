@@ -81,7 +81,7 @@ def test_a_group_that_does_not_exist_is_refused_by_name(capsys, monkeypatch):
 
 
 def test_where_there_is_a_context_the_mean_with_the_vote_is_one_more_method(tmp_path):
-    fields = ["features.source=none", "classifier.stages=1", "classifier.branches=('cnn',)", "train.steps=2"]
+    fields = ["features.source=none", "classifier.stages=1", "classifier.branches=('cnn',)", "train.steps=30"]
     run = open_run(configuration.load("demo:tiny", [f"--config.{field}" for field in fields]), tmp_path / "run")
     guidance, test = extraction.features(run), run.scene.masks["test"]
     found = classify(run, guidance)
@@ -91,7 +91,7 @@ def test_where_there_is_a_context_the_mean_with_the_vote_is_one_more_method(tmp_
 
 
 def test_a_smoothed_map_has_the_radius_that_was_best_before_the_validation_blocks_were_learnt_from(tmp_path):
-    fields = ["features.source=none", "classifier.stages=1", "classifier.branches=('cnn',)", "train.steps=2"]
+    fields = ["features.source=none", "classifier.stages=1", "classifier.branches=('cnn',)", "train.steps=30"]
     config = configuration.load("demo:tiny", [f"--config.{field}" for field in fields])
     run = open_run(config, tmp_path / "run")
     guidance, test, valid = extraction.features(run), run.scene.masks["test"], run.scene.valid
