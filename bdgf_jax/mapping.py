@@ -58,7 +58,7 @@ def predict(
         predictions |= {"network": network, "vote": votes, "fused": (network + votes) / 2}
     if run.config.predict.smoothing:
         rough = predictions["fused"]
-        smoothed = smoothing.smooth(run, rough, smoothing.choose_radius(run, rough)[0])
+        smoothed = smoothing.smooth(run.images, rough, smoothing.choose_radius(run, rough)[0])
         predictions = {name: np.where(shown[..., None], values, 0.0) for name, values in predictions.items()}
         predictions |= {"rough": rough, "fused": np.where(shown[..., None], smoothed, np.float32(0.0))}
     return predictions

@@ -209,9 +209,14 @@ def told_smoothing(found: Mapping[str, Any]) -> str:
         better = f": no radius did better on the validation pixels (average accuracy: {listed})" if reached else ""
         return f"The map was not smoothed{better}."
     chosen = f", the best by its average accuracy on the validation pixels ({listed})" if reached else ""
-    return (
+    smoothed = (
         f"The map's probabilities were smoothed along the images' edges with a radius of {found['radius']}{chosen}."
-        f" Without that its overall accuracy is {rough['oa']:.1%} (average {rough['aa']:.1%}, κ {rough['kappa']:.3f})."
+    )
+    if not rough:  # by windows, which see no labels
+        return smoothed
+    return (
+        f"{smoothed} Without that its overall accuracy is {rough['oa']:.1%} (average {rough['aa']:.1%},"
+        f" κ {rough['kappa']:.3f})."
     )
 
 

@@ -6,29 +6,42 @@ as land-cover products are, that is worth points of accuracy, and where they are
 default, and its radius can be left to the validation pixels.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.ndimage import maximum_filter
 
+from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.guided_filter import guided_filter
 from bdgf_jax.evaluation.metrics import agreement
 from bdgf_jax.run import Run
 
-FILE = "smoothing.json"  # which radius was taken, and how the map does without it
+FILE = "smoothing.json"  # which radius was taken, and how the map does without it, where that is known
 EDGE = 0.3  # ε of the filter, whose guides have unit variance over the scene
 CHANNELS = 2  # the leading ones of each modality guide
 
 
-def check_smoothing(run: Run) -> None:
-    """Raises an InputError for radii that are no whole numbers, and where there is nothing to choose one by."""
-    radii = tuple(run.config.predict.smoothing)
+def radii(config: Config) -> tuple[int, ...]:
+    """Those of `predict.smoothing`, none where a map is not to be smoothed.
+
+    Raises:
+      InputError: one is no whole number.
+    """
+    radii = tuple(config.predict.smoothing)
     if not all(isinstance(radius, int) for radius in radii):
         raise InputError(f"predict.smoothing is {radii}; expected whole numbers of pixels.")
-    if len(radii) > 1 and not run.scene.masks["validation"].any():
+    return radii
+
+
+def check_smoothing(run: Run) -> None:
+    """Raises an InputError for radii that are no whole numbers, and where there is nothing to choose one by."""
+    found = radii(run.config)
+    if len(found) > 1 and not run.scene.masks["validation"].any():
         raise InputError(
-            f"predict.smoothing is {radii}, of which the validation pixels choose, and '{run.scene.name}' has none: set"
+            f"predict.smoothing is {found}, of which the validation pixels choose, and '{run.scene.name}' has none: set"
             " scene.split.validation_blocks to 0.3, say, or give one radius."
         )
 
@@ -40,10 +53,15 @@ def looked_at(run: Run, wanted: Bool[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
       InputError: as of `check_smoothing`.
     """
     check_smoothing(run)
-    radii = run.config.predict.smoothing
-    if len(radii) > 1:
+    found = radii(run.config)
+    if len(found) > 1:
         wanted = wanted | run.scene.masks["validation"]
-    return run.scene.valid & maximum_filter(wanted, 4 * max(radii) + 1)
+    return run.scene.valid & maximum_filter(wanted, 2 * reach(max(found)) + 1)
+
+
+def reach(radius: int) -> int:
+    """How far from a pixel lies what its smoothed probabilities depend on, pixels: a window's window."""
+    return 2 * radius
 
 
 def choose_radius(run: Run, probabilities: Float[ndarray, "h w k"]) -> tuple[int, dict[int, float]]:
@@ -55,29 +73,31 @@ def choose_radius(run: Run, probabilities: Float[ndarray, "h w k"]) -> tuple[int
       run: of the scene.
       probabilities: before the filter; at least those of the pixels that `looked_at` names.
     """
-    radii = sorted(run.config.predict.smoothing)
-    if len(radii) == 1:
-        return radii[0], {}
+    candidates = sorted(radii(run.config))
+    if len(candidates) == 1:
+        return candidates[0], {}
     pixels = run.scene.masks["validation"]
     reached = {
-        radius: float(agreement(run.scene.labels[pixels], smooth(run, probabilities, radius)[pixels])["aa"])
-        for radius in radii
+        radius: float(agreement(run.scene.labels[pixels], smooth(run.images, probabilities, radius)[pixels])["aa"])
+        for radius in candidates
     }
     return max(reached, key=reached.__getitem__), reached
 
 
-def smooth(run: Run, probabilities: Float[ndarray, "h w k"], radius: int) -> Float[ndarray, "h w k"]:
+def smooth(
+    images: Mapping[str, Float[ndarray, "h w _"]], probabilities: Float[ndarray, "h w k"], radius: int
+) -> Float[ndarray, "h w k"]:
     """Probabilities that follow the images; the same where the radius is 0.
 
     Args:
-      run: of the scene.
+      images: by modality, as the models see them.
       probabilities: of the classes, all 0 at pixels that were not predicted, which count for nothing.
-      radius: of the filter's windows, pixels; one pixel depends on others up to twice as far away.
+      radius: of the filter's windows, pixels; `reach` says how far a pixel depends on others.
     """
     if radius == 0:
         return probabilities
     predicted = probabilities.sum(axis=-1) > 0.0
-    guide = np.concatenate([image[..., :CHANNELS] for image in run.images.values()], axis=-1)
+    guide = np.concatenate([image[..., :CHANNELS] for image in images.values()], axis=-1)
     filtered = np.maximum(guided_filter(probabilities, guide, predicted, radius=radius, edge=EDGE), 0.0)
     filtered /= np.maximum(filtered.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
     return np.where(predicted[..., None], filtered, 0.0).astype(np.float32)

@@ -4,14 +4,14 @@ import dataclasses
 import itertools
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bdgf_jax import configuration, extraction, mapping, networks
+from bdgf_jax import configuration, extraction, mapping, networks, smoothing, voting
 from bdgf_jax.configuration import Config
 from bdgf_jax.diffusion.features import Level, noise_field, standardise_features
 from bdgf_jax.errors import InputError
@@ -96,7 +96,7 @@ class WindowMapper:
 
     Raises:
       InputError: it is not trained yet, `predict.tile` is no multiple of `features.tile`, only labelled pixels are
-        wanted or a vote of what these teach, the map is to be smoothed, or it knows no modality that it is to do
+        wanted, a vote of what these teach or a smoothing that they choose, or it knows no modality that it is to do
         without.
     """
 
@@ -108,10 +108,16 @@ class WindowMapper:
             raise InputError("predict.labelled_only does not go with windows, which see no labels; leave it out.")
         if config.predict.average_with_vote:
             raise InputError("predict.average_with_vote does not go with windows, which see no labels; leave it out.")
-        if config.predict.smoothing:
-            raise InputError("predict.smoothing does not go with windows, which end where it looks on; leave it out.")
-        # How far from a pixel lies what its prediction depends on, beside what its features have seen.
-        self._reach = configuration.side_seen(config) // 2
+        self.radius, *others = smoothing.radii(config) or (0,)
+        if others:
+            raise InputError(
+                f"predict.smoothing is {(self.radius, *others)}, of which validation pixels choose, and windows see no"
+                " labels: give one radius."
+            )
+        # How far beyond a window pixels are predicted, since its own are smoothed with them.
+        self._margin = smoothing.reach(self.radius)
+        # How far from a pixel lies what it is mapped by, beside what its features have seen.
+        self._reach = configuration.side_seen(config) // 2 + self._margin
         self._halo, guidance, weights = self._reach, (), []
         self._guided = config.features.source != "none"
         if self._guided:
@@ -156,10 +162,14 @@ class WindowMapper:
     ) -> Predicted | None:
         side, halo, reach, corner, size = self.side, self._halo, self._reach, (row, column), scene.grid.shape
         seen = read_reflected(scene, *(np.arange(start - halo, start + side + halo) for start in corner))
-        here = tuple(slice(halo, halo + min(side, length - start)) for start, length in zip(corner, size))
+        # Spans of rows and of columns: those of the window, and of what is predicted, as far as the scene goes.
+        window = [(start, min(length, start + side)) for start, length in zip(corner, size)]
+        margin, read_from = self._margin, [start - halo for start in corner]
+        extended = [(max(0, begin - margin), min(length, end + margin)) for (begin, end), length in zip(window, size)]
+        predicted, mapped = _slices(extended, read_from), _slices(window, read_from)
         valid = validity(self.model.transforms, seen)
-        mapped = np.any([of_modality[here] for of_modality in valid.values()], axis=0)
-        if not mapped.any():
+        holding = np.any([*valid.values()], axis=0)
+        if not holding[mapped].any():
             return None
         images = seen_by_models(self.model.transforms, seen)
         inner = (slice(halo - reach, halo + side + reach),) * 2
@@ -170,14 +180,14 @@ class WindowMapper:
                 *(self._context_level(scene, corner, blocks) if self._context.components else ()),
             ),
         }
-        # What the classifier predicts at once may reach over this window's edge. The frame begins where one of its
-        # strides does, so that these centres lie where they would lie in one piece.
+        # What the classifier predicts at once may reach over an edge. The frame begins where one of its strides does,
+        # so that these centres lie where they would lie in one piece.
         stride, centre = mapping.map_stride(self.model.config), self.model.config.classifier.centre
-        first = [max(0, start - centre) // stride * stride for start in corner]
-        last = [min(length, start + side + centre) for start, length in zip(corner, size)]
+        first = [max(0, begin - centre) // stride * stride for begin, _ in extended]
+        last = [min(length, end + centre) for (_, end), length in zip(extended, size)]
         wanted = np.zeros([stop - start for start, stop in zip(first, last)], bool)
-        part = tuple(slice(start - begun, start - begun + n) for start, begun, n in zip(corner, first, mapped.shape))
-        wanted[part] = mapped
+        in_frame = _slices(extended, first)
+        wanted[in_frame] = holding[predicted]
         shift = jnp.array([[begun - (start - reach) for start, begun in zip(corner, first)]], jnp.int32)
         found = predict_scene(
             lambda centres: self._classify(self._classifier, data, centres + shift),
@@ -186,7 +196,11 @@ class WindowMapper:
             batch_size=self.model.config.predict.batch_size,
             where=wanted,
         )
-        return Predicted({name: probabilities[part] for name, probabilities in found.items()}, mapped)
+        found = {name: probabilities[in_frame] for name, probabilities in found.items()}
+        guides = {name: image[predicted] for name, image in images.items()}
+        found["fused"] = smoothing.smooth(guides, found["fused"], self.radius)
+        shown = _slices(window, [begin for begin, _ in extended])
+        return Predicted({name: probabilities[shown] for name, probabilities in found.items()}, holding[mapped])
 
     def _diffusion_levels(
         self, scene: SceneWindows, corner: tuple[int, int], images: Mapping, valid: Mapping, tiles: TileCache
@@ -254,7 +268,10 @@ def map_scene(
         for row, column, found in mapper.predict(scene, maps.done):
             maps.write(row, column, found and window_layers(mapper, found))
             (on_window or bar.advance)(1)
-    (folder / mapping.MEMBERS).unlink(missing_ok=True)  # of an earlier prediction in one piece
+    for name in (mapping.MEMBERS, voting.FILE, smoothing.FILE):  # of an earlier prediction in one piece
+        (folder / name).unlink(missing_ok=True)
+    if mapper.radius:
+        write_json(folder / smoothing.FILE, {"radius": mapper.radius, "validation_aa": {}, "without": None})
     if mapping.UNCERTAINTY not in files:  # there may be one of an earlier prediction, by more branches
         (folder / mapping.UNCERTAINTY).unlink(missing_ok=True)
     write_legend(folder / mapping.MAP, classes)
@@ -334,3 +351,8 @@ def find_drift(mapper: WindowMapper, scene: SceneWindows) -> list[Finding]:
 
 def _mosaic(tiles: Sequence[Sequence[Float[np.ndarray, "_ _ _ _"]]]) -> Float[np.ndarray, "H W t c"]:
     return np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)
+
+
+def _slices(spans: Iterable[tuple[int, int]], origin: Sequence[int]) -> tuple[slice, ...]:
+    """Spans of the scene, as they lie in an array that begins at the origin."""
+    return tuple(slice(begin - zero, end - zero) for (begin, end), zero in zip(spans, origin))

@@ -216,7 +216,7 @@ def smoothed(
     found = {}
     for method, predict in methods.items():
         radius, _ = smoothing.choose_radius(choosing, predict(choosing, guidance, round_validation))
-        found[method] = smoothing.smooth(run, predict(run, guidance, round_test), radius)[test]
+        found[method] = smoothing.smooth(run.images, predict(run, guidance, round_test), radius)[test]
     return found
 
 

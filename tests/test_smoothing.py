@@ -45,12 +45,12 @@ def blurred(run, flipped):
 def test_probabilities_stay_probabilities_and_pixels_without_any_stay_without(run):
     probabilities = blurred(run, 0.2) * run.scene.valid[..., None]
     probabilities[:5] = 0.0
-    filtered = smooth(run, probabilities, 3)
+    filtered = smooth(run.images, probabilities, 3)
     predicted = probabilities.any(-1)
     assert filtered.min() >= 0.0
     np.testing.assert_allclose(filtered[predicted].sum(-1), 1.0, atol=1e-5)
     assert not filtered[~predicted].any()
-    assert smooth(run, probabilities, 0) is probabilities
+    assert smooth(run.images, probabilities, 0) is probabilities
 
 
 def test_the_radius_that_is_best_on_the_validation_pixels_is_taken(run):
@@ -73,7 +73,7 @@ def test_a_map_is_smoothed_as_if_all_of_it_had_been_predicted(run, trained):
     plain = mapping.predict(run, trained)["fused"]
     np.testing.assert_array_equal(whole["rough"], plain)
     radius, _ = choose_radius(asked, plain)
-    np.testing.assert_allclose(whole["fused"], smooth(run, plain, radius), atol=1e-6)
+    np.testing.assert_allclose(whole["fused"], smooth(run.images, plain, radius), atol=1e-6)
 
 
 @pytest.mark.slow
@@ -90,6 +90,7 @@ def test_the_report_says_what_it_was_worth(run, trained):
     told = scoring.told_smoothing(found | {"radius": 2})
     assert "radius of 2, the best by its average accuracy on the validation pixels" in told
     assert f"{plain:.1%}" in told
+    assert scoring.told_smoothing({"radius": 3, "validation_aa": {}, "without": None}).endswith("a radius of 3.")
     assert "not smoothed: no radius did better" in scoring.told_smoothing(found | {"radius": 0})
     scoring.score_smoothing(run, mapping.predict(run, trained))
     assert read_json(run.workdir / FILE) == {}
@@ -107,8 +108,8 @@ def test_a_choice_needs_validation_pixels(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_windows_refuse_it(run, trained, capsys, monkeypatch):
+def test_windows_take_one_radius(run, trained, capsys, monkeypatch):
     monkeypatch.setattr(caching, "use_compilation_cache", lambda: None)
     arguments = ["--config", "demo:tiny", "--workdir", str(run.workdir), *OVERRIDES]
-    assert main(["predict", *arguments, "--config.predict.tile=64", "--config.predict.smoothing=(2,)"]) == 2
-    assert "predict.smoothing does not go with windows" in capsys.readouterr().err
+    assert main(["predict", *arguments, "--config.predict.tile=64", "--config.predict.smoothing=(1,2)"]) == 2
+    assert "predict.smoothing is (1, 2), of which validation pixels choose" in capsys.readouterr().err

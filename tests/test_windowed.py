@@ -18,7 +18,7 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.evaluation.maps import read_absent
 from bdgf_jax.many import find_scenes
 from bdgf_jax.model import read_model
-from bdgf_jax.run import open_run
+from bdgf_jax.run import open_run, read_json
 from bdgf_jax.scenes import context
 from bdgf_jax.scenes.loading import load_scene
 from bdgf_jax.scenes.windows import open_windows
@@ -153,6 +153,18 @@ def test_the_map_by_windows_is_that_of_one_piece_in_memory_that_does_not_hold_th
     with rasterio.open(tmp_path / "windows" / "map.tif") as file:
         assert (file.read(1)[40:72, 20:60] == 0).all()
         assert len(np.unique(file.read(1))) > 2
+
+
+def test_a_smoothed_map_by_windows_is_that_of_one_piece_and_says_so(config_file, model, in_one_piece, tmp_path):
+    whole, windows, radius = tmp_path / "whole", tmp_path / "windows", "--config.predict.smoothing=3"
+    assert predict(config_file, model, whole, radius) == 0
+    windows.mkdir()
+    (windows / "vote.json").write_text("{}")  # of an earlier prediction
+    assert predict(config_file, model, windows, radius, "--config.predict.tile=32") == 0
+    check_same(windows, whole)
+    assert (windows / "map.tif").read_bytes() != (in_one_piece / "map.tif").read_bytes()
+    assert read_json(windows / "smoothing.json") == {"radius": 3, "validation_aa": {}, "without": None}
+    assert not (windows / "vote.json").exists()
 
 
 def test_a_map_that_was_broken_off_goes_on_with_the_windows_that_are_missing(

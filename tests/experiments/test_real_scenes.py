@@ -101,7 +101,7 @@ def test_a_smoothed_map_has_the_radius_that_was_best_before_the_validation_block
     choosing = open_run(aside, tmp_path / "aside")
     for method, predict in methods.items():
         radius, _ = choose_radius(choosing, predict(choosing, guidance, valid))
-        expected = smooth(run, predict(run, guidance, valid), radius)[test]
+        expected = smooth(run.images, predict(run, guidance, valid), radius)[test]
         np.testing.assert_allclose(found[method], expected, atol=1e-5)
 
 
