@@ -213,18 +213,20 @@ def shapley(worth: Mapping[str, float], modalities: Sequence[str], nothing: floa
 def table(scene: str, results: Mapping[str, dict]) -> str:
     """Mean ± standard deviation over the seeds, as Markdown; accuracies in per cent.
 
-    The last column compares seed by seed: on how many of them the rule's balance index is above that of `none`.
+    The Shapley ratio is the least modality's value over the greatest's. The last column compares seed by seed: on how
+    many of them the rule's balance index is above that of `none`.
     """
     modalities = list(next(iter(results.values()))["kept"])
-    lines = [
-        f"| {scene} | balance index | {' | '.join(f'kept of {name}' for name in modalities)} | probe OA | probe AA |"
-        " fused OA | index above none's |",
-        f"|{' --- |' * (len(modalities) + 6)}",
-    ]
+    columns = ["balance index", *(f"kept of {name}" for name in modalities)]
+    columns += ["Shapley ratio", *(f"Shapley value of {name}" for name in modalities)]
+    columns += ["probe OA", "probe AA", "fused OA", "index above none's"]
+    lines = [f"| {scene} | {' | '.join(columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
     for rule, result in results.items():
         above = "" if rule == "none" or "none" not in results else ahead(result, results["none"])
         cells = [spread(result["balance_index"], 1.0, 3)]
         cells += [spread(result["kept"][name], 1.0, 3) for name in modalities]
+        cells += [spread([min(each) / max(each) for each in zip(*result["shapley"].values())], 1.0, 3)]
+        cells += [spread(result["shapley"][name], 100.0, 1) for name in modalities]
         cells += [spread(result[name], 100.0, 1) for name in ("probe_oa", "probe_aa", "fused_oa")]
         lines.append(f"| {rule} | {' | '.join(cells)} | {above} |")
     return "\n".join(lines)
