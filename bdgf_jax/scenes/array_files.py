@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from numpy.lib import format as npy_format
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.readers import refuse_beyond_memory
+from bdgf_jax.scenes.raster import refuse_beyond_memory
 
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, MemoryError, NotImplementedError)
 BROKEN_ARCHIVE = (*BROKEN, zipfile.BadZipFile, zlib.error)

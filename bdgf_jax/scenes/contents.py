@@ -10,7 +10,8 @@ from jaxtyping import Bool, Shaped
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.grids import Grid, resample
-from bdgf_jax.scenes.readers import ARRAY_SUFFIXES, Raster, describe_source, read_array, read_raster
+from bdgf_jax.scenes.raster import Raster
+from bdgf_jax.scenes.readers import ARRAY_SUFFIXES, describe_source, read_array, read_raster
 from bdgf_jax.scenes.scene import Finding, Source
 from bdgf_jax.scenes.vector_labels import burn_polygons, is_vector
 

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.grids import Grid
-from bdgf_jax.scenes.readers import Raster, check_bands, refuse_beyond_memory
+from bdgf_jax.scenes.raster import Raster, check_bands, refuse_beyond_memory
 from bdgf_jax.scenes.scene import Georeference
 
 TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")

@@ -13,7 +13,7 @@ from bdgf_jax.scenes.contents import Contents, FileContents
 from bdgf_jax.scenes.grids import Grid, short_crs
 from bdgf_jax.scenes.labels import class_table, read_labels
 from bdgf_jax.scenes.modalities import build_modality, check_options
-from bdgf_jax.scenes.readers import Raster
+from bdgf_jax.scenes.raster import Raster
 from bdgf_jax.scenes.scene import UNLABELLED, Finding, Scene, SceneErrors, empty_masks
 from bdgf_jax.scenes.splits import Blocks, Split, split_blocks, split_masks, split_per_class
 from bdgf_jax.scenes.synthetic import synthetic_scene

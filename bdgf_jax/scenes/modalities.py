@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.grids import Grid, resample, warp
-from bdgf_jax.scenes.readers import Raster
+from bdgf_jax.scenes.raster import Raster
 from bdgf_jax.scenes.scene import Finding, Modality
 
 KINDS = ("optical", "sar", "height")

@@ -14,7 +14,8 @@ from bdgf_jax.errors import InputError
 from bdgf_jax.scenes.contents import LabelValues, names_by_value
 from bdgf_jax.scenes.grids import Grid
 from bdgf_jax.scenes.prepared import check_installed, data_folder, record_files
-from bdgf_jax.scenes.readers import Raster, existing_file, raster_of_array
+from bdgf_jax.scenes.raster import Raster, raster_of_array
+from bdgf_jax.scenes.readers import existing_file
 from bdgf_jax.scenes.scene import Source
 
 

@@ -19,7 +19,8 @@ from bdgf_jax.scenes.contents import FileContents, LabelValues, names_by_value
 from bdgf_jax.scenes.grids import Grid
 from bdgf_jax.scenes.labels import whole_numbers
 from bdgf_jax.scenes.layouts import LAYOUTS
-from bdgf_jax.scenes.readers import Raster, describe_source, existing_file, raster_of_array
+from bdgf_jax.scenes.raster import Raster, raster_of_array
+from bdgf_jax.scenes.readers import describe_source, existing_file
 from bdgf_jax.scenes.scene import Source
 
 SPLIT = "rows"

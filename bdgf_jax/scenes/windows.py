@@ -16,7 +16,8 @@ from bdgf_jax.scenes.grids import Grid, check_resampling
 from bdgf_jax.scenes.loading import load_scene, modality_fields, reference_grid, reference_name
 from bdgf_jax.scenes.modalities import build_window, check_options, holds_linear_power
 from bdgf_jax.scenes.patches import reflect
-from bdgf_jax.scenes.readers import ARRAY_SUFFIXES, Raster, existing_file, mark_nodata, raster_of_array
+from bdgf_jax.scenes.raster import Raster, mark_nodata, raster_of_array
+from bdgf_jax.scenes.readers import ARRAY_SUFFIXES, existing_file
 from bdgf_jax.scenes.scene import Modality, Scene
 
 LOOK = 512  # side of the windows in which a file is looked through before it is mapped, pixels

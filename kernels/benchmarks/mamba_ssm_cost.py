@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import tempfile
 
-from benchmarks import deviceless, static_cost
+from benchmarks import deviceless, sass
 
 MILLISECONDS = {
     "ours_121": {"forward": 0.461, "forward_for_gradients": 0.461, "backward": 0.918},
@@ -58,10 +58,10 @@ def main() -> None:
         title = re.match(r"\s*\.section\s+\.text\.(\S*selective_scan_\w+_kernel\w*)", section)
         if title is None:
             continue
-        found, labels = static_cost.instructions(section.splitlines())
+        found, labels = sass.instructions(section.splitlines())
         used = re.search(r"SHI_REGISTERS=(\d+)", section)
         print(f"{title.group(1)}: {used.group(1) if used else '?'} registers, {len(found)} instructions")
-        for start, end in static_cost.loops(found, labels):
+        for start, end in sass.loops(found, labels):
             print(f"  a loop of {end - start + 1}")
 
 

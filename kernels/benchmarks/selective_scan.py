@@ -12,11 +12,12 @@ an NVIDIA GPU; where they are not installed, ratios are missing. Rows go to `res
 import argparse
 import functools
 import importlib
+import itertools
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +29,7 @@ from bdgf_kernels import selective_scan
 from bdgf_kernels.selective_scan.choice import FASTEST_FIRST, IMPLEMENTATIONS
 from bdgf_kernels.selective_scan.shapes import SHAPES, Shape
 
-from benchmarks import timing
+from benchmarks import series, timing
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 EVERYWHERE = "reference", "associative"
@@ -246,6 +247,25 @@ def write(rows: Sequence[dict], results: pathlib.Path) -> None:
     path.write_text(json.dumps([*kept, *rows], indent=2) + "\n")
 
 
+def measure_series(take: Callable[[str, Shape], Iterator[dict]], results: pathlib.Path) -> None:
+    """Measures time against length and against batch; writes the rows and their figure.
+
+    Args:
+      take: (name of a shape, the shape) -> its rows.
+      results: the folder that is written to.
+    """
+    rows = {}
+    for axis, shapes in series.of_platform(jax.default_backend()).items():
+        rows[axis] = []
+        for shape in shapes:
+            new = list(take("x".join(map(str, shape[:4])), shape))
+            print(table(new), flush=True)
+            rows[axis] += new
+    results.mkdir(parents=True, exist_ok=True)
+    file(results, "_series.json").write_text(json.dumps([*itertools.chain(*rows.values())], indent=2) + "\n")
+    series.draw(rows, file(results, ".png"))
+
+
 def main() -> None:
     """Times the shapes that are named, or the series that are drawn, and records the rows by kind of device."""
     usual = ["cpu_121", "cpu_121_narrow", "cpu_lm_1024"]
@@ -264,9 +284,7 @@ def main() -> None:
     )
     try:
         if options.plot:
-            from benchmarks import series
-
-            series.main(take, options.results)
+            measure_series(take, options.results)
             return
         for shape in options.shapes:
             rows = list(take(shape, SHAPES[shape]))

@@ -1,13 +1,8 @@
-"""Time against length and against batch, measured and drawn: `python -m benchmarks.selective_scan --plot`."""
+"""Time against length and against batch: which shapes, and their picture."""
 
-import json
 import pathlib
-from collections.abc import Callable, Iterable
 
-import jax
 from bdgf_kernels.selective_scan.shapes import Shape
-
-from benchmarks import selective_scan as benchmark
 
 CPU = {
     "length": [Shape(16, length, 64, 16, "a series") for length in (16, 49, 121, 289)],
@@ -19,19 +14,9 @@ ACCELERATOR = {
 }
 
 
-def main(measure: Callable[[str, Shape], Iterable[dict]], results: pathlib.Path) -> None:
-    """Measures both series, and writes their rows and the figure."""
-    series = CPU if jax.default_backend() == "cpu" else ACCELERATOR
-    rows = {axis: [] for axis in series}
-    for axis, shapes in series.items():
-        for shape in shapes:
-            new = list(measure("x".join(map(str, shape[:4])), shape))
-            print(benchmark.table(new), flush=True)
-            rows[axis] += new
-    results.mkdir(parents=True, exist_ok=True)
-    everything = [row for axis in series for row in rows[axis]]
-    benchmark.file(results, "_series.json").write_text(json.dumps(everything, indent=2) + "\n")
-    draw(rows, benchmark.file(results, ".png"))
+def of_platform(platform: str) -> dict[str, list[Shape]]:
+    """The shapes of both series, by the axis that grows, in sizes that suit a CPU or an accelerator."""
+    return CPU if platform == "cpu" else ACCELERATOR
 
 
 def draw(rows: dict[str, list[dict]], path: pathlib.Path) -> None:
@@ -42,10 +27,12 @@ def draw(rows: dict[str, list[dict]], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, len(rows), figsize=(9, 3.6), layout="constrained", sharey=True)
-    names = list(dict.fromkeys(row["implementation"] for x in rows.values() for row in x))
+    names, passes = (
+        list(dict.fromkeys(row[column] for x in rows.values() for row in x)) for column in ("implementation", "pass")
+    )
     for panel, (axis, measured), place in zip(panels, rows.items(), (1, 0)):
         for name, color in zip(names, pyplot.rcParams["axes.prop_cycle"].by_key()["color"]):
-            for kind, style in zip(benchmark.PASSES, ("--", "-")):
+            for kind, style in zip(passes, ("--", "-")):
                 mine = [row for row in measured if (row["implementation"], row["pass"]) == (name, kind)]
                 at = [int(row["shape"].split("x")[place]) for row in mine]
                 label = name if style == "-" else None
@@ -63,7 +50,3 @@ def draw(rows: dict[str, list[dict]], path: pathlib.Path) -> None:
     figure.suptitle(f"selective scan, {device}", fontsize="medium")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
-
-
-if __name__ == "__main__":
-    raise SystemExit("Run it as: python -m benchmarks.selective_scan --plot")

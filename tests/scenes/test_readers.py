@@ -10,7 +10,8 @@ import rasterio
 import scipy.io
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.readers import describe_source, existing_file, read_array, read_raster, refuse_beyond_memory
+from bdgf_jax.scenes.raster import refuse_beyond_memory
+from bdgf_jax.scenes.readers import describe_source, existing_file, read_array, read_raster
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_parts_of_arrays_are_those_of_the_whole(scene_config, files):
 
 def test_arrays_stay_on_disk(scene_config, files, monkeypatch):
     files()
-    monkeypatch.setattr("bdgf_jax.scenes.readers.os.sysconf", lambda name: 1)  # a machine with one byte of memory
+    monkeypatch.setattr("bdgf_jax.scenes.raster.os.sysconf", lambda name: 1)  # a machine with one byte of memory
     with pytest.raises(InputError, match="this machine has"):
         load_scene(scene_config)
     assert open_windows(scene_config).read(*PARTS[0])["hsi"].image.shape == (11, 13, 5)
