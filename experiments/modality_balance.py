@@ -211,11 +211,15 @@ def shapley(worth: Mapping[str, float], modalities: Sequence[str], nothing: floa
     }
 
 
+def shapley_ratio(result: dict) -> list[float]:
+    """The least modality's Shapley value over the greatest's, by seed."""
+    return [min(each) / max(each) for each in zip(*result["shapley"].values())]
+
+
 def table(scene: str, results: Mapping[str, dict]) -> str:
     """Mean ± standard deviation over the seeds, as Markdown; accuracies in per cent.
 
-    The Shapley ratio is the least modality's value over the greatest's. The last column compares seed by seed: on how
-    many of them the rule's balance index is above that of `none`.
+    The last column compares seed by seed: on how many of them the rule's balance index is above that of `none`.
     """
     modalities = list(next(iter(results.values()))["kept"])
     columns = ["balance index", *(f"kept of {name}" for name in modalities)]
@@ -226,7 +230,7 @@ def table(scene: str, results: Mapping[str, dict]) -> str:
         above = "" if rule == "none" or "none" not in results else ahead(result, results["none"])
         cells = [spread(result["balance_index"], 1.0, 3)]
         cells += [spread(result["kept"][name], 1.0, 3) for name in modalities]
-        cells += [spread([min(each) / max(each) for each in zip(*result["shapley"].values())], 1.0, 3)]
+        cells += [spread(shapley_ratio(result), 1.0, 3)]
         cells += [spread(result["shapley"][name], 100.0, 1) for name in modalities]
         cells += [spread(result[name], 100.0, 1) for name in ("probe_oa", "probe_aa", "fused_oa")]
         lines.append(f"| {rule} | {' | '.join(cells)} | {above} |")
@@ -247,14 +251,17 @@ def spread(values: Sequence[float], scale: float, digits: int) -> str:
 
 
 def plot(results: Mapping[str, Mapping[str, dict]], path: pathlib.Path) -> None:
-    """A row a scene: the balance index by rule, with its seeds, and the share hidden of each modality by step."""
+    """A row a scene: balance index and Shapley ratio by rule, with their seeds, and the share hidden by step."""
     modalities = {scene: list(next(iter(rules.values()))["kept"]) for scene, rules in results.items()}
-    columns = 1 + max(map(len, modalities.values()))
+    columns = 2 + max(map(len, modalities.values()))
     figure, axes = plt.subplots(
         len(results), columns, figsize=(3.2 * columns, 2.9 * len(results)), layout="constrained", squeeze=False
     )
-    for (scene, rules), (index, *panels) in zip(results.items(), axes):
-        draw_index(index, scene, rules)
+    for (scene, rules), (index, ratio, *panels) in zip(results.items(), axes):
+        draw_by_rule(index, {rule: result["balance_index"] for rule, result in rules.items()})
+        draw_by_rule(ratio, {rule: shapley_ratio(result) for rule, result in rules.items()})
+        index.set(ylabel="balance index", title=scene)
+        ratio.set(ylabel="Shapley ratio")
         for panel, name in zip(panels, modalities[scene]):
             for (rule, result), colour in zip(rules.items(), itertools.cycle(COLOURS)):
                 panel.plot(
@@ -269,14 +276,12 @@ def plot(results: Mapping[str, Mapping[str, dict]], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def draw_index(axes: Axes, scene: str, rules: Mapping[str, dict]) -> None:
-    """The balance index by rule: dots are seeds, the diamond is their mean."""
-    for place, ((_, result), colour) in enumerate(zip(rules.items(), itertools.cycle(COLOURS))):
-        values = result["balance_index"]
+def draw_by_rule(axes: Axes, by_rule: Mapping[str, Sequence[float]]) -> None:
+    """A figure by rule: dots are seeds, the diamond is their mean."""
+    for place, (values, colour) in enumerate(zip(by_rule.values(), itertools.cycle(COLOURS))):
         axes.plot(np.full(len(values), place), values, "o", color="#9aa7b5", markersize=4)
         axes.plot(place, np.mean(values), "D", color=colour, markersize=6)
-    axes.set(xticks=range(len(rules)), ylabel="balance index", title=scene)
-    axes.set_xticklabels(list(rules), rotation=30, ha="right")
+    axes.set_xticks(range(len(by_rule)), list(by_rule), rotation=30, ha="right")
     axes.grid(axis="y", alpha=0.3)
 
 
