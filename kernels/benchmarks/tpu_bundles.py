@@ -158,8 +158,10 @@ def compile_all(topology: str) -> None:
 def compiled_elsewhere(*how: str) -> dict[str, str]:
     """Compiles in a process of its own, since libtpu reads its flags once; returns the kernels' final bundles."""
     with tempfile.TemporaryDirectory() as work:
+        # What is found in a cache is not compiled, and dumps nothing.
         told = {
             "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
             "TPU_SKIP_MDS_QUERY": "1",
             "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={work} --xla_jf_dump_llo_text=true",
         }

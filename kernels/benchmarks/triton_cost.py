@@ -52,7 +52,8 @@ def measure() -> dict[str, dict[str, int]]:
         flags = (
             f"--xla_gpu_cuda_data_dir={folder} --xla_gpu_autotune_level=0 --xla_dump_to={work} --xla_dump_emitter_re=.*"
         )
-        told = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        # What is found in a cache is not compiled, and dumps nothing.
+        told = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
         command = [sys.executable, "-m", "benchmarks.triton_cost", "--compile-here"]
         here = pathlib.Path(__file__).parents[1]
         done = subprocess.run(command, cwd=here, env=os.environ | told, capture_output=True, text=True, check=False)
