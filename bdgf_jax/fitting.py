@@ -21,7 +21,7 @@ from bdgf_jax.diffusion.masking import masking_rule
 from bdgf_jax.diffusion.objective import initial_carry, pretraining_objective
 from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.errors import InputError
-from bdgf_jax.evaluation.metrics import confusion_matrix, scores
+from bdgf_jax.evaluation.metrics import FIGURES, confusion_matrix, scores
 from bdgf_jax.evaluation.prediction import predict_scene
 from bdgf_jax.run import Run, without
 from bdgf_jax.scenes.crops import random_crops, transform_crops
@@ -364,7 +364,7 @@ def watch(run: Run, graph: nnx.GraphDef, data: PyTree, masks: Sequence[str]) -> 
         for mask in masks:
             pixels = scene.masks[mask]
             found = scores(confusion_matrix(scene.labels[pixels], prediction[pixels], len(scene.classes)))
-            figures |= {f"{mask}/{name}": float(found[name]) for name in ("oa", "aa", "kappa")}
+            figures |= {f"{mask}/{name}": float(found[name]) for name in FIGURES}
         return figures
 
     return evaluate

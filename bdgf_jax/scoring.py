@@ -19,15 +19,13 @@ from bdgf_jax.diffusion.schedule import noise_schedule
 from bdgf_jax.evaluation.assessment import assess
 from bdgf_jax.evaluation.literature_protocol import selected_on_test
 from bdgf_jax.evaluation.maps import read_absent, read_map_of, read_shares
-from bdgf_jax.evaluation.metrics import agreement
+from bdgf_jax.evaluation.metrics import FIGURES, agreement
 from bdgf_jax.evaluation.pictures import crop_centres
 from bdgf_jax.evaluation.report import Drawings, write_report
 from bdgf_jax.evaluation.significance import mcnemar
 from bdgf_jax.run import Run, read_json, write_json
 from bdgf_jax.scenes.patches import gather
 from bdgf_jax.scenes.statistics import invert_band_transform
-
-FIGURES = ("oa", "aa", "kappa")
 
 
 def evaluate(run: Run, map_file: pathlib.Path | None = None, predict_seconds: float | None = None) -> dict[str, Any]:

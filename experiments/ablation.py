@@ -29,12 +29,12 @@ from bdgf_jax import configuration, extraction, mapping
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
-from bdgf_jax.evaluation.metrics import agreement
+from bdgf_jax.evaluation.metrics import FIGURES, agreement
 from bdgf_jax.evaluation.significance import mcnemar, told_p
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
 from experiments.afterwards import AFTERWARDS
-from experiments.real_scenes import FIGURES, PAPER_FIELDS, configured, deviation, of_split, record_of, spread
+from experiments.real_scenes import PAPER_FIELDS, configured, deviation, of_split, record_of, spread
 
 PLAIN = {f"classifier__guidance__{branch}": "concatenation" for branch in ("cnn", "mamba", "transformer")}
 # Name of the part -> name of the variant -> fields that differ from the default's.

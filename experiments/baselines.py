@@ -12,16 +12,16 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
+from bdgf_jax import voting
 from bdgf_jax.scenes.context import channel_maps
 from bdgf_jax.scenes.scene import UNLABELLED, Scene
 from bdgf_jax.scenes.statistics import apply_band_transform, fit_band_transform
-from bdgf_jax.voting import voters
 
 COMPONENTS = 4  # of each modality, that profiles and windows are made of
 RADII = (2, 4, 8)
 WINDOWS = (3, 7, 11)
 METHODS = ("rf_pixels", "svm_pixels", "rf_profiles", "svm_profiles", "lda_profiles", "soft_vote")
-VOTERS = ("lda_profiles", "rf_profiles", "boosting_profiles")
+VOTERS = tuple(f"{name}_profiles" for name in voting.VOTERS)
 JOBS = 2
 
 
@@ -93,10 +93,10 @@ def baselines(
     labels = scene.labels[scene.masks["train"]]
     bands, everything, balanced = features.bands, features.columns, features.balanced
     models = {
-        "rf_pixels": (voters(seed)["rf"], bands),
+        "rf_pixels": (voting.voters(seed)["rf"], bands),
         "svm_pixels": (_support_vectors(bands[train], labels, seed), bands),
         "svm_profiles": (_support_vectors(balanced[train], labels, seed), balanced),
-        **{f"{name}_profiles": (voter, everything) for name, voter in voters(seed).items()},
+        **{f"{name}_profiles": (voter, everything) for name, voter in voting.voters(seed).items()},
     }
 
     @functools.cache

@@ -31,14 +31,14 @@ from bdgf_jax import configuration, extraction, mapping, networks
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
-from bdgf_jax.evaluation.metrics import agreement, confusion_matrix, scores
+from bdgf_jax.evaluation.metrics import FIGURES, agreement, confusion_matrix, scores
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.pretrained import open_guided
 from bdgf_jax.run import Run, open_run, read_json, without, write_json
 from bdgf_jax.scenes.scene import Scene
 from bdgf_jax.voting import voters
 from experiments.baselines import BaselineFeatures, baseline_features
-from experiments.real_scenes import FIGURES, configured, portable, spread
+from experiments.real_scenes import configured, portable, spread
 
 DROPOUT = 0.5
 NOTHING = "nothing"  # is missing

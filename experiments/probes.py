@@ -39,6 +39,7 @@ from bdgf_jax import configuration, extraction, networks
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
+from bdgf_jax.evaluation.metrics import FIGURES
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.progress import progress
 from bdgf_jax.run import Run, open_run, read_json, write_json
@@ -52,7 +53,6 @@ from experiments.real_scenes import configured, deviation, of_split, spread
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.7)  # of the DDPM's timesteps, at which features are probed
 QUICK = (0.05, 0.4)
 NETS = ("trained", "untrained")
-FIGURES = ("oa", "aa", "kappa")
 QUICK_SIZE = {
     "diffusion.multipliers": (1, 1),
     "pretrain.steps": 4,

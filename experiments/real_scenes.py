@@ -34,7 +34,7 @@ from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import PAPER, Config
 from bdgf_jax.diffusion.features import pixel_features
 from bdgf_jax.errors import InputError
-from bdgf_jax.evaluation.metrics import agreement
+from bdgf_jax.evaluation.metrics import FIGURES, agreement
 from bdgf_jax.fitting import pretrain, train
 from bdgf_jax.run import Run, open_run, read_json, write_json
 from bdgf_jax.scenes.loading import load_scene
@@ -42,7 +42,6 @@ from bdgf_jax.scenes.scene import Scene
 from bdgf_jax.voting import vote
 from experiments.baselines import METHODS, baseline_features, baselines
 
-FIGURES = ("oa", "aa", "kappa")
 # The fields of the preset `paper`, as `configured` takes them.
 PAPER_FIELDS = {field.replace(".", "__"): value for field, value in PAPER.items()}
 # What is run together, and its rows in the table; where there is a context, `bdgf` has one more, `bdgf_with_vote`, and

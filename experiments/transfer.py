@@ -22,10 +22,11 @@ from bdgf_jax import configuration, extraction
 from bdgf_jax.caching import use_compilation_cache
 from bdgf_jax.configuration import Config
 from bdgf_jax.errors import InputError
+from bdgf_jax.evaluation.metrics import FIGURES
 from bdgf_jax.fitting import pretrain
 from bdgf_jax.pretrained import open_guided
 from bdgf_jax.run import Run, open_run, read_json, write_json
-from experiments.real_scenes import FIGURES, classify, configured, line, note, of_split, probe, record_of, spread
+from experiments.real_scenes import classify, configured, line, note, of_split, probe, record_of, spread
 
 WAYS = ("in_scene", "cross_scene", "corpus", "untrained")
 METHODS = (*WAYS, *(f"probe_{way}" for way in WAYS))

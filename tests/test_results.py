@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from bdgf_jax.evaluation.metrics import FIGURES
 from experiments import ablation, real_scenes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -37,7 +38,7 @@ def test_the_summary_in_the_readme_is_of_the_same_records():
     for method, *cells in rows:
         for scene, cell in zip(MAPS[:3], cells, strict=True):
             figures = scene["methods"].get(method)
-            means = [100 * np.mean(figures[figure]) for figure in real_scenes.FIGURES] if figures else []
+            means = [100 * np.mean(figures[figure]) for figure in FIGURES] if figures else []
             assert cell == ", ".join(f"{mean:.1f}" for mean in means)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdgf_jax.errors import InputError
+from bdgf_jax.evaluation.metrics import FIGURES
 
 
 def selected_on_test(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -26,4 +27,4 @@ def selected_on_test(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             " off."
         )
     best = max(tested, key=lambda line: line["test/oa"])
-    return {"step": best["step"], **{name: best[f"test/{name}"] for name in ("oa", "aa", "kappa")}}
+    return {"step": best["step"], **{name: best[f"test/{name}"] for name in FIGURES}}

@@ -7,6 +7,9 @@ from jaxtyping import Float, Int
 
 from bdgf_jax.errors import InputError
 
+FIGURES = ("oa", "aa", "kappa")
+"""What a map is summed up by, as `scores` names them."""
+
 
 def confusion_matrix(
     reference: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"], classes: int

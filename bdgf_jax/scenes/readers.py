@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Shaped
 
 from bdgf_jax.errors import InputError
-from bdgf_jax.scenes.array_files import read_array_file
 from bdgf_jax.scenes.georeferenced_files import read_georeferenced_file
 from bdgf_jax.scenes.grids import Grid
 from bdgf_jax.scenes.raster import Raster, mark_nodata, raster_of_array
@@ -42,7 +41,7 @@ def read_raster(
     """
     path = existing_file(path)
     if path.suffix.lower() in ARRAY_SUFFIXES:
-        return raster_of_array(path, read_array_file(path, key), bands=bands, nodata=nodata)
+        return raster_of_array(path, read_array(path, key=key), bands=bands, nodata=nodata)
     return mark_nodata(read_georeferenced_file(path, bands, onto, overviews), nodata)
 
 
@@ -50,6 +49,9 @@ def read_array(path: Path, *, key: str = "") -> Shaped[np.ndarray, "..."]:
     """The bare array in a file, whatever its rank: lists of pixel indices as well as images."""
     path = existing_file(path)
     if path.suffix.lower() in ARRAY_SUFFIXES:
+        # With libraries that take a moment to import, for those who have such files.
+        from bdgf_jax.scenes.array_files import read_array_file
+
         return read_array_file(path, key)
     return read_raster(path, key=key).values
 

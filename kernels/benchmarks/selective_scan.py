@@ -254,9 +254,9 @@ def measure_series(take: Callable[[str, Shape], Iterator[dict]], results: pathli
       take: (name of a shape, the shape) -> its rows.
       results: the folder that is written to.
     """
-    rows = {}
-    for axis, shapes in series.of_platform(jax.default_backend()).items():
-        rows[axis] = []
+    grown = series.of_platform(jax.default_backend())
+    rows = {axis: [] for axis in grown}
+    for axis, shapes in grown.items():
         for shape in shapes:
             new = list(take("x".join(map(str, shape[:4])), shape))
             print(table(new), flush=True)

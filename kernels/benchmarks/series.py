@@ -27,9 +27,8 @@ def draw(rows: dict[str, list[dict]], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, len(rows), figsize=(9, 3.6), layout="constrained", sharey=True)
-    names, passes = (
-        list(dict.fromkeys(row[column] for x in rows.values() for row in x)) for column in ("implementation", "pass")
-    )
+    everything = [row for measured in rows.values() for row in measured]
+    names, passes = (list(dict.fromkeys(row[column] for row in everything)) for column in ("implementation", "pass"))
     for panel, (axis, measured), place in zip(panels, rows.items(), (1, 0)):
         for name, color in zip(names, pyplot.rcParams["axes.prop_cycle"].by_key()["color"]):
             for kind, style in zip(passes, ("--", "-")):
@@ -46,7 +45,6 @@ def draw(rows: dict[str, list[dict]], path: pathlib.Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("ms (dashed: forward alone)")
     panels[0].legend(fontsize="small")
-    device = next(row["device"] for x in rows.values() for row in x)
-    figure.suptitle(f"selective scan, {device}", fontsize="medium")
+    figure.suptitle(f"selective scan, {everything[0]['device']}", fontsize="medium")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -17,8 +17,8 @@ def test_all_windows_are_mapped_or_as_many_as_asked_for(windows, tmp_path):
     some = [] if windows is None else ["--windows", windows]
     command = [sys.executable, PROGRAM, "--size", 300, "--small", *some, "--folder", tmp_path]
     command = [*map(str, command), "--out", str(tmp_path / "record.json")]
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    done = subprocess.run(command, env=os.environ | quick, capture_output=True, text=True, timeout=600)
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["windows"], record["windows_predicted"]) == (4, windows or 4)
